@@ -1,0 +1,71 @@
+"""Every argument check, one error style.
+
+``where: name must <expected>, got <what came>``, raised as ValueError or TypeError.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def refuse(where: str, name: str, expected: str, got: object, kind: type[Exception] = ValueError) -> Exception:
+    """Build the error that every check raises."""
+    return kind(f"{where}: {name} must {expected}, got {got}")
+
+
+def tensor(where: str, name: str, value: object) -> None:
+    """Refuse anything that is not a tensor."""
+    if not isinstance(value, Tensor):
+        raise refuse(where, name, "be a torch.Tensor", type(value).__name__, TypeError)
+
+
+def matrix(where: str, name: str, value: Tensor) -> None:
+    """Refuse anything that is not a floating-point matrix (n, d)."""
+    tensor(where, name, value)
+    if value.ndim != 2:
+        raise refuse(where, name, "have shape (n, d)", tuple(value.shape))
+    if not value.is_floating_point():
+        raise refuse(where, name, "be floating point", value.dtype, TypeError)
+
+
+def vector(where: str, name: str, value: Tensor, n: int) -> None:
+    """Refuse anything that is not a vector of n entries: (n, 1) is never broadcast."""
+    tensor(where, name, value)
+    if tuple(value.shape) != (n,):
+        raise refuse(where, name, f"have shape (n,) = ({n},)", tuple(value.shape))
+
+
+def same_shape(where: str, **tensors: Tensor) -> None:
+    """Refuse tensors whose shapes or devices differ from the first one's."""
+    first, *rest = tensors
+    for name in rest:
+        if tensors[name].shape != tensors[first].shape:
+            expected = f"have the shape of {first}, {tuple(tensors[first].shape)}"
+            raise refuse(where, name, expected, tuple(tensors[name].shape))
+        same_device(where, first, tensors[first], name, tensors[name])
+
+
+def same_device(where: str, first: str, a: Tensor, name: str, b: Tensor) -> None:
+    """Refuse two tensors on different devices."""
+    if a.device != b.device:
+        raise refuse(where, name, f"be on the device of {first}, {a.device}", b.device)
+
+
+def labels(where: str, value: Tensor, n: int, name: str = "labels") -> None:
+    """Refuse labels that are not an integer vector of length n."""
+    vector(where, name, value, n)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise refuse(where, name, "be integers, one per identity", value.dtype, TypeError)
+
+
+def choice(where: str, name: str, value: object, options: Sequence[str]) -> None:
+    """Refuse a word that is not one of the options."""
+    if value not in options:
+        raise refuse(where, name, "be one of " + ", ".join(map(repr, options)), repr(value))
+
+
+def positive(where: str, name: str, value: float) -> None:
+    """Refuse a number that is not above zero (and finite)."""
+    if not 0 < value < float("inf"):
+        raise refuse(where, name, "be positive and finite", value)
