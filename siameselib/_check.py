@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 
-def refuse(where: str, name: str, expected: str, got: object, kind: type[Exception] = ValueError) -> Exception:
+def refuse(
+    where: str, name: str, expected: str, got: object, kind: type[Exception] = ValueError
+) -> Exception:
     """Build the error that every check raises."""
     return kind(f"{where}: {name} must {expected}, got {got}")
 
