@@ -1,0 +1,132 @@
+"""Write the LFW results table into README.md and docs/lfw.md.
+
+Reads every JSON file under benchmarks/results/lfw/ (each a trainer's result.json) and puts one
+Markdown table a protocol between the lines ``<!-- lfw-table:begin -->`` and
+``<!-- lfw-table:end -->`` of each page. Runs whose commands differ only in ``--seed`` and
+``--out`` share a row.
+
+    python benchmarks/lfw_table.py            write the pages
+    python benchmarks/lfw_table.py --check    say which pages are out of date, exit 1 if any is
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "lfw"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "lfw.md")
+BEGIN, END = "<!-- lfw-table:begin -->", "<!-- lfw-table:end -->"
+RECIPE = ("train_on", "loss", "head", "backbone", "image_size")
+MEASURED = ("n_pairs", "accuracy", "accuracy_se", "auc", "eer", "seconds", "device")
+PER_RUN = re.compile(r"\s--(?:seed|out)[ =]\S+")  # what may differ between runs of one row
+NEEDED = ("protocol", "seed", "command", *RECIPE, *MEASURED)
+HEADER = (
+    "| trained on | loss | head | net, size | accuracy, each seed | mean | AUC | EER | minutes |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+Result = dict[str, Any]
+
+
+def read(folder: Path) -> list[Result]:
+    """Load every result file of a folder and its subfolders, in the order of their names."""
+    results = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not a JSON file: {error}") from error
+        missing = [key for key in NEEDED if key not in result]
+        if missing:
+            raise ValueError(f"{path}: lacks {', '.join(missing)}")
+        results.append(result)
+    return results
+
+
+def table(results: list[Result]) -> str:
+    """Draw one table a protocol, best row last, each followed by the rows' commands."""
+    protocols = defaultdict(list)
+    for result in results:
+        protocols[result["protocol"]].append(result)
+    return "\n\n".join(_one_table(name, runs) for name, runs in sorted(protocols.items()))
+
+
+def _one_table(protocol: str, runs: list[Result]) -> str:
+    groups = defaultdict(list)
+    for run in runs:
+        recipe = tuple(run[key] for key in RECIPE)
+        groups[*recipe, PER_RUN.sub("", run["command"])].append(run)
+    rows = [sorted(group, key=lambda run: run["seed"]) for group in groups.values()]
+    rows.sort(key=lambda row: mean(run["accuracy"] for run in row))
+    pairs = " or ".join(f"{n:,}" for n in sorted({run["n_pairs"] for run in runs}))
+    error = max(run["accuracy_se"] for run in runs)
+    devices = ", ".join(sorted({run["device"] for run in runs}))
+    return "\n".join(
+        [
+            f"`{protocol}`: {pairs} test pairs; standard error of one run's accuracy at most "
+            f"{error:.3f}; device: {devices}.",
+            "",
+            HEADER,
+            *map(_row, rows),
+            "",
+            "The commands, in the order of the rows (other seeds: change `--seed`):",
+            "",
+            "```bash",
+            *(row[0]["command"] for row in rows),
+            "```",
+        ]
+    )
+
+
+def _row(row: list[Result]) -> str:
+    first = row[0]
+    seeds = " ".join(f"{run['accuracy']:.3f}" for run in row)
+    minutes = mean(run["seconds"] for run in row) / 60
+    cells = [
+        first["train_on"],
+        first["loss"],
+        first["head"],
+        f"{first['backbone']}, {first['image_size']} px",
+        seeds,
+        *(f"{mean(run[key] for run in row):.3f}" for key in ("accuracy", "auc", "eer")),
+        f"{minutes:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def insert(page: str, content: str) -> str:
+    """Put the content between the page's two marker lines."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise ValueError(f"the page must hold {BEGIN} and then {END}, each once")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    middle = f"\n\n{content}\n\n" if content else "\n"
+    return f"{before}{BEGIN}{middle}{END}{after}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check the pages; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if stale")
+    check = parser.parse_args(argv).check
+    content = table(read(RESULTS))
+    stale = False
+    for path in PAGES:
+        old = path.read_text(encoding="utf-8")
+        new = insert(old, content)
+        if new != old:
+            stale = True
+            print(f"{path}: {'out of date' if check else 'written'}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    return int(check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
