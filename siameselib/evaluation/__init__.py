@@ -1,0 +1,26 @@
+"""Judging: what the scores of a trained net are worth."""
+
+from siameselib.evaluation.curves import Roc, auc, eer, roc_curve
+from siameselib.evaluation.verification import (
+    TarAtFar,
+    Verification,
+    accuracy_at,
+    d_prime,
+    fit_threshold,
+    tar_at_far,
+    verify_pairs,
+)
+
+__all__ = [
+    "Roc",
+    "TarAtFar",
+    "Verification",
+    "accuracy_at",
+    "auc",
+    "d_prime",
+    "eer",
+    "fit_threshold",
+    "roc_curve",
+    "tar_at_far",
+    "verify_pairs",
+]

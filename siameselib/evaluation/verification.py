@@ -1,0 +1,290 @@
+"""Verification (1:1): from the scores of pairs to honest figures.
+
+``scores`` are similarities: the higher, the more alike (a distance enters as its negative).
+``same`` is 1 where both images show the same identity. A pair is accepted when
+``score >= threshold``; a false accept is an accepted pair of different identities.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from siameselib import _check
+from siameselib.evaluation.curves import Cuts, Values, auc, check_pairs, count_cuts, eer
+
+MIN_FALSE_ACCEPTS = 10
+
+
+@dataclass(frozen=True)
+class TarAtFar:
+    """True-accept rate at a false-accept rate, or the reason why it cannot be measured.
+
+    ``value``, ``threshold`` and ``false_accepts`` (pairs really accepted) are None when the
+    ``budget`` = far · (pairs of different identities) stays below ten.
+    """
+
+    far: float
+    value: float | None
+    threshold: float | None
+    false_accepts: int | None
+    budget: float
+
+    @property
+    def text(self) -> str:
+        """The result in words."""
+        if self.value is None:
+            return f"not measurable: {self.budget:.3g} false accepts"
+        return f"{self.value:.3f}"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify_pairs` found. ``d_prime`` is None where the scores have no spread."""
+
+    n_pairs: int
+    n_same: int
+    accuracy: float
+    accuracy_se: float
+    threshold: float
+    auc: float
+    eer: float
+    tar_at_far: dict[str, TarAtFar]
+    d_prime: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain numbers, strings and dictionaries, ready for JSON."""
+        figures = asdict(self)
+        for far, tar in self.tar_at_far.items():
+            figures["tar_at_far"][far]["text"] = tar.text
+        return figures
+
+    def __str__(self) -> str:
+        tars = "; ".join(f"TAR at FAR {far} {tar}" for far, tar in self.tar_at_far.items())
+        spread = "undefined" if self.d_prime is None else f"{self.d_prime:.2f}"
+        return (
+            f"{self.n_pairs} pairs ({self.n_same} same): accuracy {self.accuracy:.3f} ± "
+            f"{self.accuracy_se:.3f} at threshold {self.threshold:.4g}; AUC {self.auc:.3f}; "
+            f"EER {self.eer:.3f}; {tars}; d′ {spread}"
+        )
+
+
+def fit_threshold(scores: Values, same: Values) -> float:
+    """Threshold of the best accuracy on these pairs, for use on *other* pairs.
+
+    The threshold lies halfway between two neighbouring scores. Among equally accurate cuts the
+    one with the most even errors (smallest |false accepts - false rejects|) wins, then the
+    higher one. If accepting everything is best, it is the lowest score; if accepting nothing
+    is best, the next number above the highest score.
+
+    Args:
+        scores: similarities of training or validation pairs, higher = more alike.
+        same: 1 (or True) where the pair shows one identity. With far more different than same
+            pairs, accepting nothing becomes the most accurate: give about as many of each, or
+            take the threshold of `tar_at_far`.
+
+    Shape:
+        scores, same: (n,).
+
+    Returns:
+        The threshold, always finite.
+
+    Raises:
+        ValueError: shapes differ or are not (n,), a score is not finite, or one class is missing.
+        TypeError: not numbers.
+
+    Example:
+        >>> fit_threshold([0.9, 0.8, 0.3, 0.1], [1, 1, 0, 0])
+        0.55
+    """
+    cuts = count_cuts("fit_threshold", scores, same)
+    false_rejects = cuts.true[-1] - cuts.true
+    errors = cuts.false + false_rejects
+    best = np.flatnonzero(errors == errors.min())
+    unevenness = np.abs(cuts.false - false_rejects)[best]
+    return _threshold(cuts, int(best[np.argmin(unevenness)]))
+
+
+def accuracy_at(scores: Values, same: Values, threshold: float) -> tuple[float, float]:
+    """Share of pairs judged correctly at a threshold, with its standard error.
+
+    a = #{(score ≥ threshold) = same} / n,  se = √(a (1 - a) / n).
+
+    The standard error takes the pairs as independent; pairs that share people vary more.
+
+    Args:
+        scores: similarities, higher = more alike.
+        same: 1 (or True) where the pair shows one identity.
+        threshold: fitted on other pairs (`fit_threshold`).
+
+    Shape:
+        scores, same: (n,).
+
+    Returns:
+        (accuracy, standard error).
+
+    Raises:
+        ValueError: shapes differ or are not (n,), a score or the threshold is not finite, or one
+            class is missing.
+        TypeError: not numbers.
+
+    Example:
+        >>> accuracy_at([0.9, 0.4, 0.3, 0.1], [1, 1, 0, 0], 0.5)
+        (0.75, 0.21650635094610965)
+    """
+    threshold = _finite("accuracy_at", threshold)
+    checked_scores, checked_same = check_pairs("accuracy_at", scores, same)
+    accuracy = float(np.mean((checked_scores >= threshold) == checked_same))
+    return accuracy, sqrt(accuracy * (1 - accuracy) / len(checked_scores))
+
+
+def tar_at_far(scores: Values, same: Values, far: float) -> TarAtFar:
+    """Best true-accept rate whose false-accept rate does not exceed ``far``.
+
+    The budget far · n⁻ is the number of false accepts that the rate stands for. Below ten the
+    threshold would hang on a handful of pairs, so the answer is "not measurable". Nothing is
+    interpolated: the rate is one that a threshold really reaches.
+
+    Args:
+        scores: similarities, higher = more alike.
+        same: 1 (or True) where the pair shows one identity.
+        far: the false-accept rate allowed, in (0, 1].
+
+    Shape:
+        scores, same: (n,).
+
+    Returns:
+        TarAtFar with the value, the threshold that reaches it (halfway to the next lower
+        score) and the false accepts there, or None for all three.
+
+    Raises:
+        ValueError: shapes differ or are not (n,), a score is not finite, one class is missing, or
+            ``far`` is not in (0, 1].
+        TypeError: not numbers.
+
+    Example:
+        >>> scores, same = [*range(300), 299], [0] * 300 + [1]
+        >>> str(tar_at_far(scores, same, 0.1)), str(tar_at_far(scores, same, 0.001))
+        ('1.000', 'not measurable: 0.3 false accepts')
+    """
+    if not 0 < far <= 1:
+        raise _check.refuse("tar_at_far", "far", "be in (0, 1]", far)
+    cuts = count_cuts("tar_at_far", scores, same)
+    different, budget = int(cuts.false[-1]), float(far * cuts.false[-1])
+    # Counts are compared as rates: 29 / 100 <= 0.29 holds in floats, 29 <= 0.29 * 100 does not.
+    if far < MIN_FALSE_ACCEPTS / different:
+        return TarAtFar(float(far), None, None, None, budget)
+    cut = int(np.flatnonzero(cuts.false / different <= far)[-1])
+    # The last cut within the rate may add nothing but accepted different pairs.
+    cut = int(np.searchsorted(cuts.true, cuts.true[cut]))
+    return TarAtFar(
+        float(far),
+        float(cuts.true[cut] / cuts.true[-1]),
+        _threshold(cuts, cut),
+        int(cuts.false[cut]),
+        budget,
+    )
+
+
+def d_prime(scores: Values, same: Values) -> float | None:
+    """Distance between the two score distributions in units of their spread.
+
+    d′ = (mean⁺ - mean⁻) / √((var⁺ + var⁻) / 2).
+
+    Args:
+        scores: similarities, higher = more alike.
+        same: 1 (or True) where the pair shows one identity.
+
+    Shape:
+        scores, same: (n,).
+
+    Returns:
+        d′, negative for scores that are upside down; None when neither class has any spread.
+
+    Raises:
+        ValueError: shapes differ or are not (n,), a score is not finite, or one class is missing.
+        TypeError: not numbers.
+
+    Example:
+        >>> round(d_prime([3.0, 5.0, 0.0, 2.0], [1, 1, 0, 0]), 3)
+        3.0
+    """
+    checked_scores, checked_same = check_pairs("d_prime", scores, same)
+    unit = checked_scores / max(1.0, float(np.abs(checked_scores).max()))  # no overflow below
+    unit -= unit.min()
+    if unit.max() == 0:
+        return None
+    unit /= unit.max()
+    positive, negative = unit[checked_same], unit[~checked_same]
+    spread = sqrt((positive.var() + negative.var()) / 2)
+    return None if spread == 0 else float((positive.mean() - negative.mean()) / spread)
+
+
+def verify_pairs(
+    scores: Values, same: Values, *, threshold: float, fars: Sequence[float] = (0.1, 0.01, 0.001)
+) -> Verification:
+    """Everything that is to be said about the scores of a list of test pairs.
+
+    Args:
+        scores: similarities of the test pairs, higher = more alike.
+        same: 1 (or True) where the pair shows one identity.
+        threshold: accept from this score on. It has no default because it must come from other
+            pairs, those of the training or a validation set (`fit_threshold`): fitted on the
+            test pairs themselves it would peek at the answers and flatter the accuracy.
+        fars: false-accept rates at which to report the true-accept rate.
+
+    Shape:
+        scores, same: (n,).
+
+    Returns:
+        Verification; `str()` puts it in words, `.as_dict()` is ready for JSON.
+
+    Raises:
+        ValueError: shapes differ or are not (n,), a score or the threshold is not finite, one
+            class is missing, or a rate of ``fars`` is not in (0, 1].
+        TypeError: not numbers.
+
+    Example:
+        >>> found = verify_pairs([0.9, 0.6, 0.7, 0.1], [1, 1, 0, 0], threshold=0.65)
+        >>> found.accuracy, found.auc, found.tar_at_far["0.1"].text
+        (0.5, 0.75, 'not measurable: 0.2 false accepts')
+    """
+    checked_scores, checked_same = check_pairs("verify_pairs", scores, same)
+    threshold = _finite("verify_pairs", threshold)
+    accuracy, standard_error = accuracy_at(checked_scores, checked_same, threshold)
+    return Verification(
+        n_pairs=len(checked_scores),
+        n_same=int(checked_same.sum()),
+        accuracy=accuracy,
+        accuracy_se=standard_error,
+        threshold=threshold,
+        auc=auc(checked_scores, checked_same),
+        eer=eer(checked_scores, checked_same),
+        tar_at_far={f"{far:g}": tar_at_far(checked_scores, checked_same, far) for far in fars},
+        d_prime=d_prime(checked_scores, checked_same),
+    )
+
+
+def _threshold(cuts: Cuts, k: int) -> float:
+    """A finite threshold that accepts exactly the k highest distinct scores."""
+    if k == 0:
+        # The next float32, so that float32 scores stay below it too.
+        with np.errstate(over="ignore"):
+            above = np.nextafter(np.float32(cuts.scores[0]), np.float32(np.inf))
+        return float(above if np.isfinite(above) else np.nextafter(cuts.scores[0], np.inf))
+    if k == len(cuts.scores):
+        return float(cuts.scores[-1])
+    upper, lower = cuts.scores[k - 1], cuts.scores[k]
+    middle = lower / 2 + upper / 2
+    return float(middle if middle > lower else upper)  # neighbouring floats have no middle
+
+
+def _finite(where: str, threshold: float) -> float:
+    if not np.isfinite(threshold):
+        raise _check.refuse(where, "threshold", "be finite", threshold)
+    return float(threshold)
