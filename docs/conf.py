@@ -16,6 +16,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+default_role = "py:obj"
 html_title = "siameselib"
 html_static_path = ["_static"]
 
@@ -30,6 +31,7 @@ autodoc_default_options = {"members": True, "show-inheritance": False}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 napoleon_custom_sections = ["Shape", "Source"]
 
 # Links into Python's, PyTorch's and NumPy's pages need the network, so they are asked for.
@@ -41,4 +43,4 @@ if os.environ.get("SIAMESELIB_DOCS_INTERSPHINX"):
         "numpy": ("https://numpy.org/doc/stable", None),
     }
 else:  # every name of our own must resolve; theirs cannot
-    nitpick_ignore_regex = [(r"py:.*", r"(?!siameselib\b).*")]
+    nitpick_ignore_regex = [(r"py:.*", r"(?!siameselib\b).*"), (r"py:class", r"siameselib\..*\.[A-Z]")]
