@@ -1,6 +1,7 @@
 """siameselib: metric learning and verification."""
 
 from siameselib.backbones import C19
+from siameselib.losses import BCEPairLoss, ContrastiveLoss, InfoNCELoss, TripletLoss
 from siameselib.siamese import (
     ConcatHead,
     DistanceHead,
@@ -11,11 +12,15 @@ from siameselib.siamese import (
 )
 
 __all__ = [
+    "BCEPairLoss",
     "C19",
     "ConcatHead",
+    "ContrastiveLoss",
     "DistanceHead",
+    "InfoNCELoss",
     "InteractionHead",
     "SiameseNetwork",
+    "TripletLoss",
     "freeze",
     "unfreeze",
 ]

@@ -1,0 +1,12 @@
+"""The losses as modules: one class per function of :mod:`siameselib.functional`, no maths.
+
+The class takes the keywords of the function, with the same defaults; calling it takes the
+tensors. After a call ``criterion.stats`` tells what the loss saw
+(:class:`siameselib.functional.Stats`).
+"""
+
+from siameselib.losses.pairs import BCEPairLoss, ContrastiveLoss
+from siameselib.losses.softmax import InfoNCELoss
+from siameselib.losses.triplets import TripletLoss
+
+__all__ = ["BCEPairLoss", "ContrastiveLoss", "InfoNCELoss", "TripletLoss"]

@@ -1,0 +1,138 @@
+"""Distances between matching rows: row i of one matrix against row i of the other.
+
+All of them work in float32 at least with autocast off, and have value 0 and gradient 0 where
+the rows are equal, without any epsilon.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from siameselib import _check
+
+METRICS = ("euclidean", "sqeuclidean", "cosine", "manhattan")
+Metric = str | Callable[[Tensor, Tensor], Tensor]
+
+
+def paired_distance(x1: Tensor, x2: Tensor, metric: Metric = "euclidean") -> Tensor:
+    r"""Distance between matching rows.
+
+    ===============  ==========================================================================
+    "euclidean"      :math:`\lVert a - b \rVert_2`
+    "sqeuclidean"    :math:`\lVert a - b \rVert_2^2`
+    "manhattan"      :math:`\lVert a - b \rVert_1`
+    "cosine"         :math:`1 - \hat a \cdot \hat b`, with
+                     :math:`\hat a = a / \lVert a \rVert_2` and :math:`\hat 0 = 0`
+    ===============  ==========================================================================
+
+    Args:
+        x1: one embedding a row.
+        x2: the embeddings to compare them with, row by row.
+        metric: one of the names above, or a function of two (n, d) tensors that returns the n
+            distances.
+
+    Shape:
+        x1, x2: (n, d). Result: (n,), float32 or wider.
+
+    Returns:
+        The n distances. At distance 0 the gradient is 0.
+
+    Raises:
+        ValueError: for different shapes or an unknown metric.
+        TypeError: for anything but floating-point tensors.
+
+    Example:
+        >>> x1, x2 = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
+        >>> paired_distance(x1, x2)
+        tensor([5., 0.])
+        >>> paired_distance(x1, x2, "manhattan")
+        tensor([7., 0.])
+    """
+    where = "paired_distance"
+    _check.matrix(where, "x1", x1)
+    _check.matrix(where, "x2", x2)
+    _check.same_shape(where, x1=x1, x2=x2)
+    with torch.autocast(x1.device.type, enabled=False):
+        x1, x2 = at_least_float32(x1), at_least_float32(x2)
+        if callable(metric):
+            distance = metric(x1, x2)
+            _check.vector(where, "the result of metric", distance, len(x1))
+            return distance
+        _check.choice(where, "metric", metric, METRICS)
+        if metric == "cosine":
+            return _cosine_distance(x1, x2)
+        difference = x1 - x2
+        if metric == "manhattan":
+            return difference.abs().sum(-1)
+        if metric == "sqeuclidean":
+            return difference.square().sum(-1)
+        scale = _power_of_two(difference)
+        length: Tensor = torch.linalg.vector_norm(difference * scale, dim=-1)
+        return length / scale.squeeze(-1)
+
+
+def mean_square_distance(x1: Tensor, x2: Tensor) -> Tensor:
+    r"""Mean over the dimensions of the squared differences of matching rows.
+
+    .. math:: D(a, b) = \frac1d \sum_{k=1}^d (a_k - b_k)^2 = \frac1d \lVert a - b \rVert_2^2
+
+    One value per row, averaged over the d columns: no root is taken and nothing is averaged over
+    the batch. Being the squared Euclidean distance over d, it calls for margins d times smaller.
+    It is a metric to hand to a loss: ``triplet_loss(..., metric=mean_square_distance)``.
+
+    Args:
+        x1: one embedding a row.
+        x2: the embeddings to compare them with, row by row.
+
+    Shape:
+        x1, x2: (n, d). Result: (n,), float32 or wider.
+
+    Returns:
+        The n distances.
+
+    Example:
+        >>> mean_square_distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([12.5000])
+    """
+    return paired_distance(x1, x2, "sqeuclidean") / x1.shape[-1]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x itself, or as float32 where it is narrower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    r"""Scale each row to Euclidean length 1; a zero row stays zero and gets gradient 0.
+
+    Args:
+        x: one embedding a row, of any norm that its dtype holds.
+
+    Shape:
+        x: (n, d). Result: (n, d).
+
+    Returns:
+        The rows over their lengths.
+
+    Example:
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    x = x * _power_of_two(x)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.where(norm > 0, x / torch.where(norm > 0, norm, 1), 0)
+
+
+def _cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
+    # 1 - a·b = |a - b|²/2 for unit rows: no cancellation for close ones; a zero row lacks 1/2.
+    a, b = unit_rows(x1), unit_rows(x2)
+    zero_rows = (x1 == 0).all(-1).to(a.dtype) + (x2 == 0).all(-1).to(a.dtype)
+    return ((a - b).square().sum(-1) + zero_rows) / 2
+
+
+def _power_of_two(x: Tensor) -> Tensor:
+    # Brings each row's largest entry near 1, exactly: squares neither overflow nor vanish.
+    exponent = torch.frexp(x.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-126, 126)
+    return torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), -exponent)
