@@ -12,8 +12,8 @@ from siameselib.siamese import (
 )
 
 __all__ = [
-    "BCEPairLoss",
     "C19",
+    "BCEPairLoss",
     "ConcatHead",
     "ContrastiveLoss",
     "DistanceHead",
