@@ -91,7 +91,7 @@ def _row(row: list[Result]) -> str:
     cells = [
         first["train_on"],
         first["loss"],
-        first["head"],
+        first["head"] or "–",
         f"{first['backbone']}, {first['image_size']} px",
         seeds,
         *(f"{mean(run[key] for run in row):.3f}" for key in ("accuracy", "auc", "eer")),
