@@ -2,6 +2,7 @@
 
 from siameselib.backbones import C19
 from siameselib.losses import BCEPairLoss, ContrastiveLoss, InfoNCELoss, TripletLoss
+from siameselib.samplers import Coverage, Pairs, PairSampler, PKSampler
 from siameselib.siamese import (
     ConcatHead,
     DistanceHead,
@@ -16,9 +17,13 @@ __all__ = [
     "BCEPairLoss",
     "ConcatHead",
     "ContrastiveLoss",
+    "Coverage",
     "DistanceHead",
     "InfoNCELoss",
     "InteractionHead",
+    "PKSampler",
+    "PairSampler",
+    "Pairs",
     "SiameseNetwork",
     "TripletLoss",
     "freeze",
