@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from siameselib import _check
+from siameselib.functional.distances import METRICS, at_least_float32, paired_distance
 
 M = TypeVar("M", bound=nn.Module)
-METRICS = ("euclidean", "cosine", "l1_normalized")
 _EPS = 1e-10  # below the variance of the products of unit vectors, which BatchNorm's 1e-5 is not
 
 
@@ -170,19 +170,18 @@ class DistanceHead(nn.Module):
     it a distance makes a poor logit: |a/‖a‖₁ − b/‖b‖₁|₁ is at most 2 and its spread is far below
     that, while the Euclidean distances of BatchNorm outputs lie around √(2d).
 
-    Metrics: "euclidean" is ‖f₁ − f₂‖₂; "cosine" is 1 − cos(f₁, f₂); "l1_normalized" is
-    ‖f₁/‖f₁‖₁ − f₂/‖f₂‖₁‖₁. A zero embedding has no direction and stays zero when normalised.
-
     Args:
-        metric: One of the three above.
+        metric: A metric of `siameselib.functional.paired_distance` ("euclidean", "sqeuclidean",
+            "cosine", "manhattan"), or "l1_normalized" for the one above, in which a zero
+            embedding stays zero.
 
     Shape:
         - f1, f2: (B, d).
         - Output: (B,) logits, positive for "same".
 
     Raises:
-        ValueError: If the metric is none of the three, if the embeddings differ in shape or are
-            no matrices, or B < 2 in training mode.
+        ValueError: If the metric is none of these, if the embeddings differ in shape or are no
+            matrices, or B < 2 in training mode.
 
     Example:
         >>> head = DistanceHead("cosine").eval()
@@ -192,7 +191,7 @@ class DistanceHead(nn.Module):
 
     def __init__(self, metric: str = "euclidean") -> None:
         super().__init__()
-        _check.choice("DistanceHead", "metric", metric, METRICS)
+        _check.choice("DistanceHead", "metric", metric, (*METRICS, "l1_normalized"))
         self.metric = metric
         self.standardise = nn.BatchNorm1d(1, eps=_EPS)
         nn.init.constant_(self.standardise.weight, -1.0)
@@ -202,8 +201,13 @@ class DistanceHead(nn.Module):
         _check_pair("DistanceHead", f1, f2)
         _check_batch("DistanceHead", f1, self.standardise)
         with torch.autocast(f1.device.type, enabled=False):
-            f1, f2 = (f.to(self.standardise.weight.dtype) for f in (f1, f2))
-            logits: Tensor = self.standardise(_distance(f1, f2, self.metric).unsqueeze(1))
+            if self.metric == "l1_normalized":
+                f1, f2 = _l1_unit(at_least_float32(f1)), _l1_unit(at_least_float32(f2))
+                distance = paired_distance(f1, f2, "manhattan")
+            else:
+                distance = paired_distance(f1, f2, self.metric)
+            distance = distance.unsqueeze(1).to(self.standardise.weight.dtype)
+            logits: Tensor = self.standardise(distance)
         return logits.squeeze(1)
 
     def extra_repr(self) -> str:
@@ -320,18 +324,6 @@ def _check_batch(where: str, f1: Tensor, standardise: nn.BatchNorm1d) -> None:
         raise _check.refuse(where, "f1", expected, len(f1))
 
 
-def _distance(f1: Tensor, f2: Tensor, metric: str) -> Tensor:
-    if metric == "cosine":
-        return 1 - (_unit(f1, 2) * _unit(f2, 2)).sum(1)
-    if metric == "l1_normalized":
-        return (_unit(f1, 1) - _unit(f2, 1)).abs().sum(1)
-    distance: Tensor = torch.linalg.vector_norm(f1 - f2, dim=1)
-    return distance
-
-
-def _unit(f: Tensor, p: int) -> Tensor:
-    """Divide rows by their p-norm; the scale found first keeps tiny and huge rows exact."""
-    scale = f.detach().abs().amax(1, keepdim=True)
-    f = f / torch.where(scale > 0, scale, 1)
-    norm: Tensor = torch.linalg.vector_norm(f, ord=p, dim=1, keepdim=True)
-    return f / torch.where(norm > 0, norm, 1)
+def _l1_unit(f: Tensor) -> Tensor:
+    total = f.abs().sum(1, keepdim=True)
+    return f / torch.where(total > 0, total, 1)

@@ -28,6 +28,7 @@ HEADS = {
     "concat": lambda: ConcatHead(D),
     "interaction": lambda: InteractionHead(D),
     "euclidean": lambda: DistanceHead("euclidean"),
+    "manhattan": lambda: DistanceHead("manhattan"),
     "cosine": lambda: DistanceHead("cosine"),
     "l1_normalized": lambda: DistanceHead("l1_normalized"),
 }
@@ -55,6 +56,8 @@ def features(name, a, b):
             ]
         case "euclidean":
             return [math.dist(a, b)]
+        case "manhattan":
+            return [sum(abs(x - y) for x, y in zip(a, b, strict=True))]
         case "cosine":
             return [
                 1 - sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
@@ -251,7 +254,7 @@ def test_heads_refuse_what_would_broadcast(name):
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="metric must be one of 'euclidean', 'cosine'"):
+    with pytest.raises(ValueError, match=r"metric must be one of 'euclidean', .*'l1_normalized'"):
         DistanceHead("chebyshev")
     for head in (ConcatHead, InteractionHead):
         with pytest.raises(ValueError, match="embedding_dim must be positive"):
