@@ -151,3 +151,30 @@ def test_pickle_and_state_dict(small):
     for net in (again, pickle.loads(pickle.dumps(small))):
         assert torch.equal(net(images), small(images))
     assert "image_size=8" in repr(small)
+
+
+def test_resized_keeps_what_it_computes_on_flat_maps():
+    """A map that is constant over the image must give the same outputs at any size."""
+    small = C19(image_size=16).eval()
+    with torch.no_grad():
+        small.layers[16].weight.copy_(torch.randn(1024, 512, 1, 1).expand(-1, -1, 2, 2).flatten(1))
+    large = small.resized(40)
+    assert large.image_size == 40
+    assert not large.training
+    flat = torch.randn(3, 512, 1, 1)
+    torch.testing.assert_close(
+        large.layers[15:](flat.expand(-1, -1, 5, 5)),
+        small.layers[15:](flat.expand(-1, -1, 2, 2)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    for k in (0, 4, 8, 12):
+        assert torch.equal(large.layers[k].weight, small.layers[k].weight)
+
+
+def test_resized_to_its_own_size_is_a_copy():
+    net = C19(image_size=16)
+    copy = net.resized(16)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(copy.state_dict()[name], value)
+    assert copy.layers[0].weight.data_ptr() != net.layers[0].weight.data_ptr()

@@ -1,5 +1,6 @@
 """Judging: what the scores of a trained net are worth."""
 
+from siameselib.evaluation.calibration import Platt, fit_platt
 from siameselib.evaluation.curves import Roc, auc, eer, roc_curve
 from siameselib.evaluation.verification import (
     TarAtFar,
@@ -10,15 +11,20 @@ from siameselib.evaluation.verification import (
     tar_at_far,
     verify_pairs,
 )
+from siameselib.evaluation.verifier import Verdict, Verifier
 
 __all__ = [
+    "Platt",
     "Roc",
     "TarAtFar",
+    "Verdict",
     "Verification",
+    "Verifier",
     "accuracy_at",
     "auc",
     "d_prime",
     "eer",
+    "fit_platt",
     "fit_threshold",
     "roc_curve",
     "tar_at_far",
