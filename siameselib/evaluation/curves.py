@@ -174,7 +174,7 @@ def count_cuts(where: str, scores: Values, same: Values) -> Cuts:
 
 def check_pairs(where: str, scores: Values, same: Values) -> tuple[Floats, NDArray[np.bool_]]:
     """Scores as float64 and ``same`` as bool, or an error that says what is wrong with them."""
-    score_array, same_array = _array(where, "scores", scores), _array(where, "same", same)
+    score_array, same_array = to_array(where, "scores", scores), to_array(where, "same", same)
     if score_array.ndim != 1 or len(score_array) == 0:
         raise _check.refuse(where, "scores", "have shape (n,) with n > 0", score_array.shape)
     if same_array.shape != score_array.shape:
@@ -194,7 +194,8 @@ def check_pairs(where: str, scores: Values, same: Values) -> tuple[Floats, NDArr
     return checked_scores, checked_same
 
 
-def _array(where: str, name: str, value: Values) -> NDArray[Any]:
+def to_array(where: str, name: str, value: Values) -> NDArray[Any]:
+    """Numbers as a numpy array: tensors detached and moved, floating-point ones as float64."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         array = (value.double() if value.is_floating_point() else value).numpy()
