@@ -1,0 +1,65 @@
+"""The command line of train.py."""
+
+import argparse
+import sys
+
+import torch
+from task import BATCH_LOSSES, PAIR_LOSSES
+
+
+def read_options(about: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=about.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add, yes_no = parser.add_argument, argparse.BooleanOptionalAction
+    add("--data", default="synthetic", help="LFW as folder or tar, 'download', or 'synthetic'")
+    add("--cache", default="cache", help="folder for packed images and downloads")
+    add("--out", default="runs/lfw", help="folder for results, model and pictures")
+    add("--view", type=int, choices=(1, 2), default=1, help="LFW's protocol: develop, or report")
+    add(
+        "--train-on",
+        choices=("people", "pairs"),
+        default="people",
+        help="identity labels of the training people, or only the listed training pairs",
+    )
+    add("--loss", choices=PAIR_LOSSES + BATCH_LOSSES, default="supcon")
+    add(
+        "--head",
+        choices=("concat", "interaction", "distance"),
+        default="interaction",
+        help="what judges a pair under --loss bce",
+    )
+    add("--backbone", choices=("c19",), default="c19")
+    add("--normalize", action=yes_no, help="unit embeddings; default: not for bce, contrastive")
+    add("--margin", type=float, help="default: 1 for contrastive, 0.2 for triplets")
+    add("--temperature", type=float, default=0.1)
+    add("--image-size", type=int, default=64, help="pixels, a multiple of 8")
+    add("--start-size", type=int, default=32, help="image size of the first --start-epochs")
+    add("--start-epochs", type=int, default=0, help="epochs at --start-size, which cost less")
+    add("--crop", type=int, default=150, help="central part of LFW's 250 x 250 frames that is used")
+    add("--augment", action=yes_no, default=True, help="flip, shift, scale, rotation, light")
+    add("--epochs", type=int, default=12)
+    add("--batch-size", type=int, default=64, help="pairs per step, for a loss on pairs")
+    add("--people-per-batch", type=int, default=24, help="P, for a loss on labelled batches")
+    add("--images-per-person", type=int, default=4, help="K, for a loss on labelled batches")
+    add("--singletons", type=int, default=24, help="single-image people added to such a batch")
+    add("--lr", type=float, default=1e-3)
+    add("--weight-decay", type=float, default=0.05)
+    add("--holdout", type=float, default=0.1, help="share of the training people for validation")
+    add("--seed", type=int, default=0)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--amp", action=yes_no, help="bfloat16; default: where the chip has it")
+    add("--compile", action=yes_no, default=False)
+    add("--skip-bad", action="store_true", help="leave unreadable images out")
+    add("--resume", action="store_true", help="go on from the last finished epoch in --out")
+    args = parser.parse_args()
+    if args.loss in BATCH_LOSSES and args.train_on == "pairs":
+        parser.error(f"--loss {args.loss} needs identity labels: use --train-on people")
+    if args.normalize is None:
+        args.normalize = args.loss not in {"bce", "contrastive"}
+    if args.margin is None:
+        args.margin = 1.0 if args.loss == "contrastive" else 0.2
+    if args.amp is None:
+        args.amp = args.device != "cpu" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    args.command = " ".join(["python examples/lfw/train.py", *sys.argv[1:]])
+    return args

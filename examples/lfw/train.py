@@ -1,0 +1,277 @@
+"""Train a siamese net on Labeled Faces in the Wild, or on drawings, and judge it honestly.
+
+    python examples/lfw/train.py --data synthetic
+    python examples/lfw/train.py --data path/to/lfw --image-size 64
+
+One loop, no framework. All lands in --out: result.json, history.jsonl, model.pt (for verify.py),
+checkpoint.pt (for --resume) and pictures.
+"""
+
+import argparse
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from learner import Learner
+from options import read_options
+from pictures import draw
+from task import Pairs, batches, load, prepare
+from torch import Tensor
+from tqdm import tqdm
+
+import siameselib as sl
+from siameselib.data import Augment, Protocol
+from siameselib.data import prepare as still
+from siameselib.evaluation import Verifier, accuracy_at, auc, fit_threshold, verify_pairs
+from siameselib.files import replacing
+
+MAY_CHANGE = {"resume", "out", "cache", "data", "command", "device", "compile"}
+
+
+def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -> dict[str, Any]:
+    size = learner.backbone.image_size
+    augment = Augment(size) if args.augment else partial(still, size=size)
+    torch.manual_seed(hash((args.seed, epoch)) % 2**31)
+    labels = torch.from_numpy(task.labels).to(images.device)
+    learner.train()
+    start, seen, losses, active = time.perf_counter(), 0, [], []
+    bar = tqdm(
+        batches(args, task, epoch),
+        f"epoch {epoch + 1}/{args.epochs}",
+        steps,
+        leave=False,
+        disable=None,
+    )
+    for step, (rows, target) in enumerate(bar):
+        share = (epoch * steps + step) / (args.epochs * steps)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1, share / 0.1) * (1 + math.cos(math.pi * share)) / 2
+        rows = torch.from_numpy(rows).to(images.device)
+        x = augment(images[rows]).contiguous(memory_format=torch.channels_last)
+        loss = forward(x, torch.from_numpy(target).to(images.device), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen += len(rows)
+        losses.append(loss.detach())
+        active.append(learner.criterion.stats.active)
+        if step % 10 == 0:
+            speed = seen / (time.perf_counter() - start)
+            bar.set_postfix(
+                loss=f"{loss.item():.3f}", active=f"{active[-1]:.2f}", images_per_s=f"{speed:.0f}"
+            )
+    loss = torch.stack(losses).mean().item()
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: try a lower --lr")
+    return {
+        "epoch": epoch + 1,
+        "loss": loss,
+        "trivial": learner.criterion.stats.trivial.item(),
+        "active": torch.stack(active).mean().item(),
+        "images": seen,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def score(
+    verifier: Verifier, images: Tensor, pairs: Pairs
+) -> tuple[np.ndarray, Tensor, np.ndarray]:
+    """Give the pairs' scores, and the embeddings of the images in them with their rows."""
+    rows, place = np.unique(np.stack([pairs.i, pairs.j]), return_inverse=True)
+    a, b = torch.from_numpy(place.reshape(2, -1))
+    f = verifier.embed(images[torch.from_numpy(rows)])
+    return verifier.scores(f[a], f[b]), f, rows
+
+
+def run(args: argparse.Namespace, packed: Any, protocol: Protocol, out: Path) -> dict[str, Any]:
+    """Train on one fold and judge on its test pairs; everything goes to ``out``."""
+    torch.manual_seed(args.seed)
+    task = prepare(args, packed, protocol)
+    images = torch.tensor(packed.images, device=args.device)
+    learner = Learner(args).to(args.device)
+    optimizer = learner.optimizer()
+    settings = {k: v for k, v in vars(args).items() if k not in MAY_CHANGE}
+    history: list[dict[str, Any]] = []
+    if args.resume:
+        history, optimizer = resume(out, settings, learner)
+    forward = torch.compile(learner) if args.compile else learner
+    steps = sum(1 for _ in batches(args, task, 0))
+    for epoch in range(len(history), args.epochs):
+        if epoch and epoch == args.start_epochs:
+            learner.grow()
+            optimizer = learner.optimizer()
+        line = train_epoch(args, epoch, steps, task, images, learner, forward, optimizer)
+        scores, *_ = score(learner.verifier(), images, task.validation)
+        same = task.validation.same
+        threshold = fit_threshold(scores, same)
+        line |= {
+            "val_auc": auc(scores, same),
+            "threshold": threshold,
+            "val_accuracy": accuracy_at(scores, same, threshold)[0],
+        }
+        history.append(line)
+        save(out, settings, learner, optimizer, history)
+        print(
+            f"epoch {epoch + 1}/{args.epochs}: loss {line['loss']:.4f}, validation AUC "
+            f"{line['val_auc']:.4f}, accuracy {line['val_accuracy']:.3f}, "
+            f"{line['images'] / line['seconds']:.0f} images/s",
+            flush=True,
+        )
+    return judge(args, out, learner.verifier(), images, packed, task, protocol, history)
+
+
+def save(
+    out: Path, settings: dict[str, Any], learner: Learner, optimizer: Any, history: list
+) -> None:
+    with replacing(out / "checkpoint.pt") as path:
+        torch.save(
+            {
+                "settings": settings,
+                "history": history,
+                "learner": learner.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            },
+            path,
+        )
+    with replacing(out / "history.jsonl") as path:
+        path.write_text("".join(json.dumps(line) + "\n" for line in history))
+
+
+def resume(out: Path, settings: dict[str, Any], learner: Learner) -> tuple[list, Any]:
+    if not (out / "checkpoint.pt").is_file():
+        raise ValueError(f"--resume: {out} holds no checkpoint.pt")
+    kept = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+    differ = [
+        f"--{k.replace('_', '-')} was {kept['settings'].get(k)}, is {v}"
+        for k, v in settings.items()
+        if kept["settings"].get(k) != v
+    ]
+    if differ:
+        raise ValueError(f"--resume: {out} was trained otherwise: {'; '.join(differ)}")
+    if 0 < settings["start_epochs"] < len(kept["history"]):
+        learner.grow()
+    learner.load_state_dict(kept["learner"])
+    optimizer = learner.optimizer()
+    optimizer.load_state_dict(kept["optimizer"])
+    return kept["history"], optimizer
+
+
+def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[str, Any]:
+    """Fit the threshold on validation pairs, judge on the test pairs, save and draw."""
+    scores, *_ = score(verifier, images, task.validation)
+    verifier.fit(scores, task.validation.same, protocol=protocol.name, pairs=len(scores))
+    scores, embeddings, rows = score(verifier, images, task.test)
+    found = verify_pairs(scores, task.test.same, threshold=verifier.threshold)
+    seconds = sum(line["seconds"] for line in history)
+    result = {
+        "protocol": protocol.name,
+        "train_on": args.train_on,
+        "loss": args.loss,
+        "head": args.head if args.loss == "bce" else None,
+        "backbone": args.backbone,
+        "image_size": args.image_size,
+        "seed": args.seed,
+        **found.as_dict(),
+        "validation_pairs": len(task.validation.same),
+        "epochs": args.epochs,
+        "seconds": seconds,
+        "images_per_second": sum(line["images"] for line in history) / seconds,
+        "device": args.device,
+        "machine": platform.processor() or platform.machine(),
+        "versions": {
+            "siameselib": sl.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "commit": commit(),
+        "command": args.command,
+    }
+    verifier.save(out / "model.pt")
+    write(out / "result.json", result)
+    draw(out, packed, task.test, scores, verifier, embeddings, rows, history)
+    return result
+
+
+def average(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """View 2's figure: the mean over the ten folds, with s / sqrt(10) as its standard error."""
+    mean = {k: float(np.mean([r[k] for r in results])) for k in ("accuracy", "auc", "eer")}
+    spread = float(np.std([r["accuracy"] for r in results], ddof=1) / math.sqrt(len(results)))
+    pairs, seconds = (sum(r[k] for r in results) for k in ("n_pairs", "seconds"))
+    folds = [{k: r[k] for k in ("accuracy", "auc", "eer", "threshold")} for r in results]
+    return (
+        results[0]
+        | mean
+        | {
+            "protocol": "lfw-view-2",
+            "accuracy_se": spread,
+            "n_pairs": pairs,
+            "seconds": seconds,
+            "threshold": None,
+            "tar_at_far": None,
+            "folds": folds,
+        }
+    )
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def commit() -> str | None:
+    """The commit that ran, with + where files differ from it; None outside a checkout."""
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=12",
+    ]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def main() -> int:
+    args = read_options(__doc__)
+    out = Path(args.out)
+    try:
+        packed, folds = load(args)
+        if len(folds) == 1:
+            result = run(args, packed, folds[0], out)
+        else:
+            result = average(
+                [run(args, packed, f, out / f"fold-{k}") for k, f in enumerate(folds, 1)]
+            )
+            write(out / "result.json", result)
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted: finished epochs are kept in {out}, go on with --resume",
+            file=sys.stderr,
+        )
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{result['protocol']}: accuracy {result['accuracy']:.4f} ± {result['accuracy_se']:.4f}, "
+        f"AUC {result['auc']:.4f}, EER {result['eer']:.4f} on {result['n_pairs']} pairs of people "
+        f"never trained on. Results, model and pictures: {out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
