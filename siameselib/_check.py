@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -71,3 +72,19 @@ def positive(where: str, name: str, value: float) -> None:
     """Refuse a number that is not above zero (and finite)."""
     if not 0 < value < float("inf"):
         raise refuse(where, name, "be positive and finite", value)
+
+
+def integer(where: str, name: str, value: object, least: int) -> int:
+    """Refuse what is not an integer of at least ``least``; NumPy's integers become Python's."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise refuse(where, name, "be an integer", repr(value), TypeError)
+    if value < least:
+        raise refuse(where, name, f"be at least {least}", value)
+    return int(value)
+
+
+def finite(where: str, name: str, value: Tensor) -> None:
+    """Refuse NaN and infinity; reading the answer waits for the device."""
+    broken = (~value.isfinite()).flatten(1).any(1).nonzero().flatten()
+    if len(broken):
+        raise refuse(where, name, "be finite", f"NaN or infinity in row {int(broken[0])}")

@@ -1,18 +1,42 @@
-"""One operation per file, its backends side by side; this file picks the backend."""
+"""One operation per file, its backends side by side; this file picks the backend.
+
+``reference`` is dense and obviously right: the truth for tests, and the quicker one for tiny
+batches. ``streaming`` sweeps blocks of rows and never holds the distance matrix. ``triton`` runs
+where an operation has a kernel for it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import Tensor
+
 from siameselib import _check
 
 BACKENDS = ("auto", "reference", "streaming", "triton")
+OPERATIONS = {  # and which of them take differences in the dense reference, width entries a pair
+    "hardest": True,
+    "beyond": True,
+    "logsumexp": False,
+    "softplus_sum": False,
+}
 _default = "auto"
-_TINY = 256 * 256  # matrix entries below which the dense reference is the quicker one
+_TINY = 1 << 18  # entries of all differences up to which the dense reference is the quicker one
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Make ``name`` the backend of every call that says ``backend="auto"``."""
+    """Make ``name`` the backend of every call that says ``backend="auto"``.
+
+    Args:
+        name: "auto", "reference", "streaming" or "triton". "auto" takes the quicker of those
+            that can run; any other runs or raises with the reason why it cannot.
+
+    Example:
+        >>> import torch
+        >>> with use_backend("reference"):
+        ...     print(explain("hardest", torch.zeros(4096, 128)))
+        hardest of (4096, 4096) pairs in 128 dimensions on cpu: reference, as asked for
+    """
     global _default
     _check.choice("use_backend", "name", name, BACKENDS)
     before, _default = _default, name
@@ -22,13 +46,67 @@ def use_backend(name: str) -> Iterator[None]:
         _default = before
 
 
-def choose(op: str, rows: int, columns: int, backend: str = "auto") -> str:
-    """Name the backend that runs ``op`` on a (rows, columns) distance matrix."""
+def choose(op: str, rows: int, columns: int, width: int, backend: str = "auto") -> str:
+    """Name the backend that runs ``op`` on a (rows, columns) matrix.
+
+    Args:
+        op: the operation.
+        rows: of the matrix.
+        columns: of the matrix.
+        width: how much memory the dense reference takes for each entry.
+        backend: what the caller asks for.
+
+    Returns:
+        "reference", "streaming" or "triton".
+
+    Raises:
+        ValueError: for an unknown backend, or one that cannot run ``op``, with the reason.
+    """
     _check.choice(op, "backend", backend, BACKENDS)
     if backend == "auto":
         backend = _default
     if backend == "auto":
-        return "reference" if rows * columns <= _TINY else "streaming"
-    if backend == "triton":
-        raise ValueError(f"{op}: backend 'triton' cannot run: no Triton kernel for this operation")
+        return "reference" if rows * columns * width <= _TINY else "streaming"
+    reason = unsupported(op, backend)
+    if reason is not None:
+        raise ValueError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
+
+
+def unsupported(op: str, backend: str) -> str | None:
+    """Say why ``backend`` cannot run ``op``, None where it can."""
+    if backend == "triton":
+        return f"there is no Triton kernel for {op}"
+    return None
+
+
+def explain(op: str, x: Tensor, y: Tensor | None = None) -> str:
+    """Say which backend would run an operation on these embeddings, and why.
+
+    Args:
+        op: "hardest" (batch-hard mining), "beyond" (semi-hard mining), "logsumexp" (SupCon,
+            NT-Xent) or "softplus_sum" (NT-Xent).
+        x: (n, d) embeddings.
+        y: (m, d) embeddings they are compared with, x itself if None.
+
+    Returns:
+        One line: the problem, the backend, the reason.
+
+    Raises:
+        ValueError: for an unknown operation.
+
+    Example:
+        >>> import torch
+        >>> print(explain("hardest", torch.zeros(4096, 128)))
+        hardest of (4096, 4096) pairs in 128 dimensions on cpu: streaming, in linear memory
+    """
+    _check.choice("explain", "op", op, tuple(OPERATIONS))
+    _check.matrix("explain", "x", x)
+    n, m, width = len(x), len(x if y is None else y), x.shape[1]
+    if _default == "auto":
+        chosen = choose(op, n, m, width if OPERATIONS[op] else 1)
+        reason = "the quicker one when tiny" if chosen == "reference" else "in linear memory"
+    else:
+        chosen, why_not = _default, unsupported(op, _default)
+        reason = "as asked for" if why_not is None else f"which cannot run: {why_not}"
+    return f"{op} of ({n}, {m}) pairs in {width} dimensions on {x.device}: {chosen}, {reason}"

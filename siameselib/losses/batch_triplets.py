@@ -1,0 +1,146 @@
+"""Triplet losses on a labelled batch as modules.
+
+The maths is in :mod:`siameselib.functional.batch_triplets`.
+"""
+
+from torch import Tensor, nn
+
+from siameselib.functional.batch_triplets import batch_hard_with_stats, semi_hard_with_stats
+from siameselib.functional.stats import Stats
+from siameselib.losses._show import show
+
+
+class BatchHardTripletLoss(nn.Module):
+    """Module of :func:`siameselib.functional.batch_hard_triplet_loss`: see there for the keywords.
+
+    Example:
+        >>> import torch
+        >>> criterion = BatchHardTripletLoss(margin=0.5)
+        >>> criterion(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))  # collapsed
+        tensor(0.5000)
+        >>> criterion.stats.valid
+        tensor(4)
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 0.2,
+        metric: str = "euclidean",
+        soft: bool = False,
+        reduction: str = "mean",
+        validate: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.metric = metric
+        self.soft = soft
+        self.reduction = reduction
+        self.validate = validate
+        self.backend = backend
+        self.stats: Stats | None = None
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        ref_offset: int | None = None,
+    ) -> Tensor:
+        """Return the loss of the batch; what it saw is in ``stats``."""
+        loss, self.stats = batch_hard_with_stats(
+            embeddings,
+            labels,
+            margin=self.margin,
+            metric=self.metric,
+            soft=self.soft,
+            reduction=self.reduction,
+            validate=self.validate,
+            backend=self.backend,
+            ref=ref,
+            ref_labels=ref_labels,
+            ref_offset=ref_offset,
+        )
+        return loss
+
+    def extra_repr(self) -> str:
+        """Return the keywords."""
+        return show(self, "margin", "metric", "soft", "reduction", "validate", "backend")
+
+
+class SemiHardTripletLoss(nn.Module):
+    """Module of :func:`siameselib.functional.semi_hard_triplet_loss`: see there for the keywords.
+
+    Example:
+        >>> import torch
+        >>> criterion = SemiHardTripletLoss(margin=0.5)
+        >>> criterion(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))  # collapsed
+        tensor(0.5000)
+        >>> criterion.stats.valid
+        tensor(4)
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 0.2,
+        metric: str = "euclidean",
+        soft: bool = False,
+        fallback: str = "farthest",
+        max_positives: int | None = None,
+        reduction: str = "mean",
+        validate: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.metric = metric
+        self.soft = soft
+        self.fallback = fallback
+        self.max_positives = max_positives
+        self.reduction = reduction
+        self.validate = validate
+        self.backend = backend
+        self.stats: Stats | None = None
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        ref_offset: int | None = None,
+    ) -> Tensor:
+        """Return the loss of the batch; what it saw is in ``stats``."""
+        loss, self.stats = semi_hard_with_stats(
+            embeddings,
+            labels,
+            margin=self.margin,
+            metric=self.metric,
+            soft=self.soft,
+            fallback=self.fallback,
+            max_positives=self.max_positives,
+            reduction=self.reduction,
+            validate=self.validate,
+            backend=self.backend,
+            ref=ref,
+            ref_labels=ref_labels,
+            ref_offset=ref_offset,
+        )
+        return loss
+
+    def extra_repr(self) -> str:
+        """Return the keywords."""
+        return show(
+            self,
+            "margin",
+            "metric",
+            "soft",
+            "fallback",
+            "max_positives",
+            "reduction",
+            "validate",
+            "backend",
+        )
