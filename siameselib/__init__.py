@@ -1,7 +1,16 @@
 """siameselib: metric learning and verification."""
 
 from siameselib.backbones import C19
-from siameselib.losses import BCEPairLoss, ContrastiveLoss, InfoNCELoss, TripletLoss
+from siameselib.kernels import explain, use_backend
+from siameselib.losses import (
+    BatchHardTripletLoss,
+    BCEPairLoss,
+    ContrastiveLoss,
+    InfoNCELoss,
+    SemiHardTripletLoss,
+    TripletLoss,
+)
+from siameselib.miners import BatchHardMiner, SemiHardMiner
 from siameselib.samplers import Coverage, Pairs, PairSampler, PKSampler
 from siameselib.siamese import (
     ConcatHead,
@@ -15,6 +24,8 @@ from siameselib.siamese import (
 __all__ = [
     "C19",
     "BCEPairLoss",
+    "BatchHardMiner",
+    "BatchHardTripletLoss",
     "ConcatHead",
     "ContrastiveLoss",
     "Coverage",
@@ -24,10 +35,14 @@ __all__ = [
     "PKSampler",
     "PairSampler",
     "Pairs",
+    "SemiHardMiner",
+    "SemiHardTripletLoss",
     "SiameseNetwork",
     "TripletLoss",
+    "explain",
     "freeze",
     "unfreeze",
+    "use_backend",
 ]
 
 __version__ = "0.1.0"

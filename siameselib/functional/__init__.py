@@ -1,10 +1,15 @@
 """The mathematics: pure functions, tensors in, tensors out."""
 
+from siameselib.functional.batch_triplets import (
+    batch_hard_triplet_loss,
+    semi_hard_triplet_loss,
+)
 from siameselib.functional.distances import (
     mean_square_distance,
     paired_distance,
     unit_rows,
 )
+from siameselib.functional.mining import Triplets, mine_batch_hard, mine_semi_hard
 from siameselib.functional.pairs import bce_pair_loss, contrastive_loss
 from siameselib.functional.softmax import info_nce_loss
 from siameselib.functional.stats import Stats
@@ -12,11 +17,16 @@ from siameselib.functional.triplets import triplet_loss
 
 __all__ = [
     "Stats",
+    "Triplets",
+    "batch_hard_triplet_loss",
     "bce_pair_loss",
     "contrastive_loss",
     "info_nce_loss",
     "mean_square_distance",
+    "mine_batch_hard",
+    "mine_semi_hard",
     "paired_distance",
+    "semi_hard_triplet_loss",
     "triplet_loss",
     "unit_rows",
 ]

@@ -5,8 +5,16 @@ tensors. After a call ``criterion.stats`` tells what the loss saw
 (:class:`siameselib.functional.Stats`).
 """
 
+from siameselib.losses.batch_triplets import BatchHardTripletLoss, SemiHardTripletLoss
 from siameselib.losses.pairs import BCEPairLoss, ContrastiveLoss
 from siameselib.losses.softmax import InfoNCELoss
 from siameselib.losses.triplets import TripletLoss
 
-__all__ = ["BCEPairLoss", "ContrastiveLoss", "InfoNCELoss", "TripletLoss"]
+__all__ = [
+    "BCEPairLoss",
+    "BatchHardTripletLoss",
+    "ContrastiveLoss",
+    "InfoNCELoss",
+    "SemiHardTripletLoss",
+    "TripletLoss",
+]
