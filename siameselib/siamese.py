@@ -100,8 +100,7 @@ class ConcatHead(nn.Module):
 
     def __init__(self, embedding_dim: int) -> None:
         super().__init__()
-        _check.positive("ConcatHead", "embedding_dim", embedding_dim)
-        self.embedding_dim = embedding_dim
+        self.embedding_dim = _check.integer("ConcatHead", "embedding_dim", embedding_dim, 1)
         self.linear = nn.Linear(2 * embedding_dim, 1)
 
     def forward(self, f1: Tensor, f2: Tensor) -> Tensor:
@@ -143,8 +142,7 @@ class InteractionHead(nn.Module):
 
     def __init__(self, embedding_dim: int) -> None:
         super().__init__()
-        _check.positive("InteractionHead", "embedding_dim", embedding_dim)
-        self.embedding_dim = embedding_dim
+        self.embedding_dim = _check.integer("InteractionHead", "embedding_dim", embedding_dim, 1)
         self.standardise = nn.BatchNorm1d(2 * embedding_dim, eps=_EPS, affine=False)
         self.linear = nn.Linear(2 * embedding_dim, 1)
 

@@ -257,7 +257,7 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match=r"metric must be one of 'euclidean', .*'l1_normalized'"):
         DistanceHead("chebyshev")
     for head in (ConcatHead, InteractionHead):
-        with pytest.raises(ValueError, match="embedding_dim must be positive"):
+        with pytest.raises(ValueError, match="embedding_dim must be at least 1"):
             head(0)
     assert "cosine" in repr(DistanceHead("cosine"))
 

@@ -3,7 +3,6 @@
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -23,7 +22,7 @@ class EpochSampler(ABC, Generic[Batch]):
     def __init__(self, labels: Labels, seed: int) -> None:
         self._where = type(self).__name__
         self._labels = _read(self._where, labels)
-        self.seed = integer(self._where, "seed", seed, 0)
+        self.seed = _check.integer(self._where, "seed", seed, 0)
         self.epoch = 0
         self._position = 0  # batches of this epoch that were handed out
         self._resume = 0  # batches of this epoch that the next iteration leaves out
@@ -65,7 +64,7 @@ class EpochSampler(ABC, Generic[Batch]):
         Args:
             epoch: Its number, from 0.
         """
-        epoch = integer(f"{self._where}.set_epoch", "epoch", epoch, 0)
+        epoch = _check.integer(f"{self._where}.set_epoch", "epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._position, self._resume = epoch, 0, 0
 
@@ -103,15 +102,6 @@ class EpochSampler(ABC, Generic[Batch]):
     def _fingerprint(self) -> dict[str, Any]:
         checksum = zlib.crc32(self._labels.astype("<i8").tobytes())
         return {**self._settings(), "seed": self.seed, "labels_crc32": checksum}
-
-
-def integer(where: str, name: str, value: object, least: int) -> int:
-    """Refuse what is not an integer of at least ``least``; NumPy's integers become Python's."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise _check.refuse(where, name, "be an integer", repr(value), TypeError)
-    if value < least:
-        raise _check.refuse(where, name, f"be at least {least}", value)
-    return int(value)
 
 
 def _read(where: str, labels: Labels) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from siameselib import _check
-from siameselib.samplers.epochs import EpochSampler, Indices, Labels, integer
+from siameselib.samplers.epochs import EpochSampler, Indices, Labels
 
 
 class Pairs(NamedTuple):
@@ -84,7 +84,7 @@ class PairSampler(EpochSampler[Pairs]):
     ) -> None:
         super().__init__(labels, seed)
         where, n = self._where, len(self._labels)
-        self.batch_size = integer(where, "batch_size", batch_size, 1)
+        self.batch_size = _check.integer(where, "batch_size", batch_size, 1)
         if batch_size > n:
             raise _check.refuse(where, "batch_size", f"be at most the {n} images", batch_size)
         if not 0 <= positive_fraction <= 1:
@@ -99,7 +99,7 @@ class PairSampler(EpochSampler[Pairs]):
             raise _check.refuse(where, "positive_fraction", expected, positive_fraction)
         if num_batches is None:
             num_batches = -(-n // (2 * batch_size))
-        self.num_batches = integer(where, "num_batches", num_batches, 1)
+        self.num_batches = _check.integer(where, "num_batches", num_batches, 1)
         self.positive_fraction = float(positive_fraction)
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from siameselib import _check
-from siameselib.samplers.epochs import EpochSampler, Indices, Labels, integer
+from siameselib.samplers.epochs import EpochSampler, Indices, Labels
 
 SINGLETONS = ("negatives", "drop", "repeat")
 
@@ -107,9 +107,9 @@ class PKSampler(EpochSampler[list[int]]):
     ) -> None:
         super().__init__(labels, seed)
         where = self._where
-        self.P = integer(where, "P", P, 1)
-        self.K = integer(where, "K", K, 2)
-        self.extra_singletons = integer(where, "extra_singletons", extra_singletons, 0)
+        self.P = _check.integer(where, "P", P, 1)
+        self.K = _check.integer(where, "K", K, 2)
+        self.extra_singletons = _check.integer(where, "extra_singletons", extra_singletons, 0)
         _check.choice(where, "singletons", singletons, SINGLETONS)
         self.singletons = singletons
         least = {"negatives": 2, "drop": K, "repeat": 1}[singletons]
