@@ -1,8 +1,11 @@
 """Feeding: face images, pair lists, protocols and the packed cache."""
 
-from siameselib.data.pack import PackedImages, decode_image, pack
+from siameselib.data.download import download_lfw
+from siameselib.data.packed import PackedImages, bad_images, decode_image, pack
 from siameselib.data.pairs import Pair, read_folds, read_pairs
+from siameselib.data.photo import read_photo
 from siameselib.data.protocols import Part, Protocol, View1, View2, refuse_leak
+from siameselib.data.report import describe
 from siameselib.data.sources import ImageSource, identity, image_name, open_folder, open_lfw
 
 __all__ = [
@@ -13,7 +16,10 @@ __all__ = [
     "Protocol",
     "View1",
     "View2",
+    "bad_images",
     "decode_image",
+    "describe",
+    "download_lfw",
     "identity",
     "image_name",
     "open_folder",
@@ -21,5 +27,6 @@ __all__ = [
     "pack",
     "read_folds",
     "read_pairs",
+    "read_photo",
     "refuse_leak",
 ]

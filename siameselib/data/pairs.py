@@ -54,11 +54,11 @@ def read_folds(path: str | os.PathLike[str]) -> list[list[Pair]]:
     Raises:
         ValueError: If a line cannot be read, or the header promises other counts.
     """
-    lines = [
-        (number, line)
-        for number, line in enumerate(Path(path).read_text("utf-8-sig").splitlines(), 1)
-        if line.strip()
-    ]
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from error
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise ValueError(f"{path}: no pairs in it")
     header = lines[0][1].split()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siameselib._check import refuse
-from siameselib.data.pack import PackedImages
+from siameselib.data.packed import PackedImages
 from siameselib.data.pairs import Pair, read_folds, read_pairs
 from siameselib.data.sources import identity
 
