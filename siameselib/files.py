@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -38,6 +40,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_tensors(content: object, path: str | os.PathLike[str]) -> None:
+    """Write with ``torch.save``, all or nothing.
+
+    Args:
+        content: What to write.
+        path: The file, replaced if it is there.
+
+    Raises:
+        OSError: The file cannot be written, for want of space or of rights.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def _umask() -> int:

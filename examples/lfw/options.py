@@ -7,7 +7,7 @@ import torch
 from task import BATCH_LOSSES, PAIR_LOSSES
 
 
-def read_options(about: str) -> argparse.Namespace:
+def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=about.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -52,7 +52,7 @@ def read_options(about: str) -> argparse.Namespace:
     add("--compile", action=yes_no, default=False)
     add("--skip-bad", action="store_true", help="leave unreadable images out")
     add("--resume", action="store_true", help="go on from the last finished epoch in --out")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.loss in BATCH_LOSSES and args.train_on == "pairs":
         parser.error(f"--loss {args.loss} needs identity labels: use --train-on people")
     if args.normalize is None:
@@ -61,5 +61,7 @@ def read_options(about: str) -> argparse.Namespace:
         args.margin = 1.0 if args.loss == "contrastive" else 0.2
     if args.amp is None:
         args.amp = args.device != "cpu" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    args.command = " ".join(["python examples/lfw/train.py", *sys.argv[1:]])
+    args.command = " ".join(
+        ["python examples/lfw/train.py", *(sys.argv[1:] if argv is None else argv)]
+    )
     return args

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from checkpoint import resume, save
 from learner import Learner
 from options import read_options
 from pictures import draw
@@ -33,7 +34,7 @@ from siameselib.data import prepare as still
 from siameselib.evaluation import Verifier, accuracy_at, auc, fit_threshold, verify_pairs
 from siameselib.files import replacing
 
-MAY_CHANGE = {"resume", "out", "cache", "data", "command", "device", "compile"}
+MAY_CHANGE = {"resume", "out", "cache", "data", "command", "commit", "device", "compile"}
 
 
 def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -
         disable=None,
     )
     for step, (rows, target) in enumerate(bar):
-        share = (epoch * steps + step) / (args.epochs * steps)
+        share = (epoch * steps + step + 0.5) / (args.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1, share / 0.1) * (1 + math.cos(math.pi * share)) / 2
         rows = torch.from_numpy(rows).to(images.device)
@@ -128,42 +129,6 @@ def run(args: argparse.Namespace, packed: Any, protocol: Protocol, out: Path) ->
     return judge(args, out, learner.verifier(), images, packed, task, protocol, history)
 
 
-def save(
-    out: Path, settings: dict[str, Any], learner: Learner, optimizer: Any, history: list
-) -> None:
-    with replacing(out / "checkpoint.pt") as path:
-        torch.save(
-            {
-                "settings": settings,
-                "history": history,
-                "learner": learner.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            },
-            path,
-        )
-    with replacing(out / "history.jsonl") as path:
-        path.write_text("".join(json.dumps(line) + "\n" for line in history))
-
-
-def resume(out: Path, settings: dict[str, Any], learner: Learner) -> tuple[list, Any]:
-    if not (out / "checkpoint.pt").is_file():
-        raise ValueError(f"--resume: {out} holds no checkpoint.pt")
-    kept = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
-    differ = [
-        f"--{k.replace('_', '-')} was {kept['settings'].get(k)}, is {v}"
-        for k, v in settings.items()
-        if kept["settings"].get(k) != v
-    ]
-    if differ:
-        raise ValueError(f"--resume: {out} was trained otherwise: {'; '.join(differ)}")
-    if 0 < settings["start_epochs"] < len(kept["history"]):
-        learner.grow()
-    learner.load_state_dict(kept["learner"])
-    optimizer = learner.optimizer()
-    optimizer.load_state_dict(kept["optimizer"])
-    return kept["history"], optimizer
-
-
 def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[str, Any]:
     """Fit the threshold on validation pairs, judge on the test pairs, save and draw."""
     scores, *_ = score(verifier, images, task.validation)
@@ -192,7 +157,7 @@ def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "commit": commit(),
+        "commit": args.commit,
         "command": args.command,
     }
     verifier.save(out / "model.pt")
@@ -229,23 +194,17 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 def commit() -> str | None:
     """The commit that ran, with + where files differ from it; None outside a checkout."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty=+",
-        "--abbrev=12",
-    ]
+    here = str(Path(__file__).parent)
+    git = ["git", "-C", here, "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def main() -> int:
-    args = read_options(__doc__)
+def main(argv: list[str] | None = None) -> int:
+    args = read_options(__doc__, argv)
+    args.commit = commit()
     out = Path(args.out)
     try:
         packed, folds = load(args)

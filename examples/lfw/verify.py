@@ -17,13 +17,13 @@ from siameselib.data.sources import IMAGE_SUFFIXES
 from siameselib.evaluation import Verifier
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("model", help="model.pt, as train.py writes it")
     parser.add_argument("photo")
     parser.add_argument("other", help="a photo, or a folder of photos")
     parser.add_argument("--top", type=int, default=10, help="how many of a folder are listed")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         verifier = Verifier.load(args.model)
         if not Path(args.other).is_dir():

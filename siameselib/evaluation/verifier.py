@@ -17,7 +17,7 @@ from siameselib.backbones import C19
 from siameselib.data.augment import prepare
 from siameselib.evaluation.calibration import Platt, fit_platt
 from siameselib.evaluation.verification import fit_threshold
-from siameselib.files import replacing
+from siameselib.files import save_tensors
 from siameselib.functional.distances import paired_distance
 from siameselib.siamese import ConcatHead, DistanceHead, InteractionHead
 
@@ -236,8 +236,7 @@ class Verifier:
             "platt": None if self.platt is None else tuple(self.platt),
             "fitted_on": self.fitted_on,
         }
-        with replacing(path) as temporary:
-            torch.save(kept, temporary)
+        save_tensors(kept, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Verifier:

@@ -1,0 +1,257 @@
+"""The trainer as a user runs it: on a folder laid out like LFW, killed, resumed, misused."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "lfw"
+RESULT = {
+    "protocol",
+    "train_on",
+    "loss",
+    "head",
+    "backbone",
+    "image_size",
+    "seed",
+    "n_pairs",
+    "accuracy",
+    "accuracy_se",
+    "auc",
+    "eer",
+    "threshold",
+    "tar_at_far",
+    "epochs",
+    "seconds",
+    "images_per_second",
+    "device",
+    "versions",
+    "commit",
+    "command",
+}
+QUICK = "--image-size 16 --epochs 2 --device cpu --no-amp --batch-size 8 --people-per-batch 6 "
+QUICK += "--images-per-person 2 --singletons 2 --holdout 0.25"
+
+
+@pytest.fixture(scope="module")
+def main():
+    sys.path.insert(0, str(EXAMPLE))
+    yield importlib.import_module("train").main
+    sys.path.remove(str(EXAMPLE))
+
+
+@pytest.fixture(scope="module")
+def lfw(tmp_path_factory):
+    """Forty people, every fourth with one image, as 250 x 250 JPEGs with View 1's files."""
+    root = tmp_path_factory.mktemp("lfw")
+    rng = np.random.default_rng(0)
+    counts = {f"P_{k:02d}": 1 if k % 4 == 0 else 4 for k in range(40)}
+    for person, n in counts.items():
+        face = rng.integers(0, 256, (6, 6, 3))
+        (root / "lfw-deepfunneled" / person).mkdir(parents=True)
+        for i in range(1, n + 1):
+            small = np.clip(face + rng.normal(0, 20, face.shape), 0, 255).astype(np.uint8)
+            path = root / "lfw-deepfunneled" / person / f"{person}_{i:04d}.jpg"
+            Image.fromarray(small).resize((250, 250), Image.Resampling.BILINEAR).save(path)
+    people = list(counts)
+    for part, chosen in (("Train", people[:28]), ("Test", people[28:])):
+        lines = [f"{p}\t{counts[p]}" for p in chosen]
+        (root / f"peopleDev{part}.txt").write_text("\n".join([str(len(lines)), *lines]) + "\n")
+        several = [p for p in chosen if counts[p] > 1]
+        same = [f"{p}\t{i}\t{j}" for p in several for i, j in ((1, 2), (3, 4), (1, 4))]
+        other = [f"{p}\t1\t{q}\t1" for p, q in zip(chosen, chosen[1:] + chosen[:1], strict=True)]
+        other = (3 * other)[: len(same)]
+        (root / f"pairsDev{part}.txt").write_text("\n".join([str(len(same)), *same, *other]) + "\n")
+    return root
+
+
+@pytest.fixture
+def run(main, lfw, tmp_path):
+    """Run the trainer in this process; give its exit code and its folder."""
+
+    def run(options, out="out", data=lfw):
+        fixed = ["--data", str(data), "--cache", str(lfw / "cache"), "--out", str(tmp_path / out)]
+        return main([*QUICK.split(), *options.split(), *fixed]), tmp_path / out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--train-on pairs --loss bce --head concat --no-augment",
+        "--train-on pairs --loss bce --head interaction --normalize",
+        "--train-on pairs --loss contrastive",
+        "--train-on pairs --loss info-nce --start-epochs 1 --start-size 8",
+        "--loss bce --head distance",
+        "--loss contrastive --normalize",
+        "--loss info-nce",
+        "--loss batch-hard",
+        "--loss semi-hard",
+        "--loss nt-xent",
+        "--loss supcon",
+    ],
+)
+def test_every_loss_trains_and_reports(run, options):
+    code, out = run(options)
+    assert code == 0
+    result = json.loads((out / "result.json").read_text())
+    assert set(result) >= RESULT
+    assert result["protocol"] == "lfw-view-1"
+    assert result["n_pairs"] == 54
+    assert 0 <= result["auc"] <= 1
+    assert result["tar_at_far"]["0.01"]["text"].startswith("not measurable")
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in history] == [1, 2]
+    assert all(np.isfinite(line["loss"]) and line["trivial"] > 0 for line in history)
+    for name in ("roc", "det", "distances", "training", "embeddings"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    assert not list(out.glob(".*"))
+
+
+def test_it_learns(run):
+    """Six by six coloured squares under noise are easy: anything near chance is a defect."""
+    code, out = run("--loss supcon --epochs 8")
+    assert code == 0
+    assert json.loads((out / "result.json").read_text())["auc"] > 0.9
+
+
+def start(lfw, out, options):
+    command = [sys.executable, str(EXAMPLE / "train.py"), *QUICK.split(), *options.split()]
+    command += ["--data", str(lfw), "--cache", str(lfw / "cache"), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epochs(process, out, n, seconds=120):
+    """Give the process time to finish n epochs."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        history = out / "history.jsonl"
+        if history.exists() and len(history.read_text().splitlines()) >= n:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {n} epochs: {process.stderr.read()}")
+
+
+LONG = "--loss batch-hard --epochs 400 --seed 3"
+
+
+def test_killed_and_resumed_it_goes_on_as_if_nothing_had_happened(lfw, tmp_path, run):
+    options = "--loss batch-hard --epochs 5 --seed 3 --start-epochs 2 --start-size 8"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    code, whole = run(options, "whole")
+    assert code == 0
+    out = tmp_path / "killed"
+    process = start(lfw, out, options)
+    wait_for_epochs(process, out, 1)
+    process.kill()
+    process.communicate()
+    done = len((out / "history.jsonl").read_text().splitlines())
+    assert done < 5, "finished before it could be killed"
+    code, out = run(options + " --resume", "killed")
+    torch.set_num_threads(threads)
+    assert code == 0
+    read = lambda folder: [  # noqa: E731
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in (folder / "history.jsonl").read_text().splitlines()
+    ]
+    assert read(out) == read(whole)
+
+
+def test_interrupted_it_exits_130_and_keeps_the_checkpoint(lfw, tmp_path):
+    process = start(lfw, tmp_path / "out", LONG)
+    wait_for_epochs(process, tmp_path / "out", 1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in said
+    assert "Traceback" not in said
+    kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    assert len(kept["history"]) >= 1
+
+
+def test_resume_refuses_another_configuration(run, capsys):
+    run("--loss supcon")
+    assert run("--loss supcon --resume --margin 0.7 --epochs 3")[0] == 1
+    said = capsys.readouterr().err
+    assert "--margin was 0.2, is 0.7" in said
+    assert "--epochs was 2, is 3" in said
+    assert run("--loss supcon --resume", "nowhere")[0] == 1
+    assert "holds no checkpoint.pt" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_was_there(run, capsys, monkeypatch):
+    _, out = run("--loss supcon --epochs 1")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert run("--loss supcon --epochs 1 --seed 1")[0] == 1
+    assert "No space left" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--train-on pairs --loss contrastive --batch-size 5000", "--batch-size must be at most"),
+        ("--loss contrastive --batch-size 5000", "batch_size must be at most"),
+        ("--loss supcon --people-per-batch 500", "P must be at most"),
+        ("--loss supcon --image-size 20", "image_size must be a positive multiple of 8"),
+        ("--loss supcon --crop 900", "crop must be at most 250"),
+    ],
+)
+def test_impossible_options_are_named(run, capsys, options, message):
+    assert run(options)[0] == 1
+    assert message in capsys.readouterr().err
+
+
+def test_options_that_contradict_each_other(run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("--train-on pairs --loss batch-hard")
+    assert stopped.value.code == 2
+    assert "needs identity labels" in capsys.readouterr().err
+
+
+def test_missing_folder_and_bad_images(run, lfw, tmp_path, capsys):
+    assert run("", data=tmp_path / "nowhere")[0] == 1
+    assert "nowhere" in capsys.readouterr().err
+    bad = tmp_path / "lfw"
+    subprocess.run(["cp", "-r", lfw, bad], check=True)
+    (bad / "lfw-deepfunneled" / "P_01" / "P_01_0003.jpg").write_bytes(b"no picture")
+    assert run(f"--cache {tmp_path / 'cache'}", data=bad)[0] == 1
+    said = capsys.readouterr().err
+    assert "P_01_0003" in said
+
+
+def test_verify_says_who_is_who(run, lfw, capsys):
+    _, out = run("--loss supcon --epochs 6")
+    verify = importlib.import_module("verify").main
+    photos = lfw / "lfw-deepfunneled"
+    model = str(out / "model.pt")
+    capsys.readouterr()
+    assert verify([model, str(photos / "P_01/P_01_0001.jpg"), str(photos / "P_01")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("P_01_0001.jpg: same person, p = ")
+    assert (
+        verify([model, str(photos / "P_01/P_01_0001.jpg"), str(photos / "P_09/P_09_0001.jpg")]) == 0
+    )
+    assert "p = " in capsys.readouterr().out
+    for wrong in ([model, "nowhere.jpg", str(photos)], ["nowhere.pt", "a.jpg", "b.jpg"]):
+        assert verify(wrong) == 1
+        assert "nowhere" in capsys.readouterr().err
