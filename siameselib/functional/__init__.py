@@ -11,7 +11,7 @@ from siameselib.functional.distances import (
 )
 from siameselib.functional.mining import Triplets, mine_batch_hard, mine_semi_hard
 from siameselib.functional.pairs import bce_pair_loss, contrastive_loss
-from siameselib.functional.softmax import info_nce_loss
+from siameselib.functional.softmax import info_nce_loss, nt_xent_loss, sup_con_loss
 from siameselib.functional.stats import Stats
 from siameselib.functional.triplets import triplet_loss
 
@@ -25,8 +25,10 @@ __all__ = [
     "mean_square_distance",
     "mine_batch_hard",
     "mine_semi_hard",
+    "nt_xent_loss",
     "paired_distance",
     "semi_hard_triplet_loss",
+    "sup_con_loss",
     "triplet_loss",
     "unit_rows",
 ]

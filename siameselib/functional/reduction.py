@@ -15,7 +15,7 @@ def reduce(where: str, values: Tensor, valid: Tensor | None, reduction: str) -> 
     Args:
         where: the loss that asks, for its error message.
         values: one value per term.
-        valid: which terms count; None for all of them.
+        valid: which terms count, or how many terms each value is the sum of; None for all.
         reduction: "mean" over the valid terms, "mean_active" over those of them above zero,
             "sum", or "none" (every term, 0 where not valid).
 
@@ -24,7 +24,7 @@ def reduce(where: str, values: Tensor, valid: Tensor | None, reduction: str) -> 
     """
     _check.choice(where, "reduction", reduction, REDUCTIONS)
     if valid is not None:
-        values = torch.where(valid, values, 0)
+        values = torch.where(valid > 0, values, 0)
     if reduction == "none":
         return values
     if reduction == "sum":

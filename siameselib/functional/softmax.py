@@ -1,13 +1,19 @@
-"""Softmax losses on explicit samples: a row's match among all the rows of the batch."""
+"""Softmax losses: find a positive among the negatives by cosine similarity over a temperature."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.distances import at_least_float32, paired_distance, unit_rows
+from siameselib.functional.batch import labelled_batch, warn_when_idle
+from siameselib.functional.distances import at_least_float32, unit_rows
 from siameselib.functional.reduction import reduce, softplus
-from siameselib.functional.stats import Stats, masked_mean
-from siameselib.kernels import logsumexp
+from siameselib.functional.stats import Stats
+from siameselib.kernels.logsumexp import logsumexp
+from siameselib.kernels.softplus_sum import softplus_sum
+
+REDUCTIONS = ("mean", "sum", "none")  # a softmax loss is never 0: all of its terms are active
 
 
 def info_nce_loss(
@@ -33,8 +39,7 @@ def info_nce_loss(
         x2: the matches of x1, row by row.
         labels: the identity of each row pair; None when no identity comes twice.
         temperature: T.
-        reduction: "mean" over the rows that have a negative, "mean_active" over those of them
-            with a loss above zero, "sum", or "none".
+        reduction: "mean" over the rows that have a negative, "sum", or "none".
 
     Shape:
         x1, x2: (n, d). labels: (n,). Result: 0-d, or (n,) for "none".
@@ -63,6 +68,135 @@ def info_nce_loss(
     return info_nce_with_stats(x1, x2, labels, temperature=temperature, reduction=reduction)[0]
 
 
+def sup_con_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.1,
+    reduction: str = "mean",
+    backend: str = "auto",
+    ref: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    ref_offset: int | None = None,
+) -> Tensor:
+    r"""Supervised contrastive loss: all positives of an anchor together, against everything else.
+
+    .. math:: L_a = -\frac{1}{|P_a|} \sum_{p \in P_a}
+                    \log \frac{e^{s_{ap}/T}}{\sum_{j \ne a} e^{s_{aj}/T}}
+
+    with s the cosine similarity, P_a the other samples of the anchor's identity, and j all other
+    samples, the positives included. Memory is linear in the batch.
+    With k other samples a collapsed model has the loss log k: ``stats.trivial``.
+
+    Args:
+        embeddings: one embedding a row, of any length: rows are normalised here.
+        labels: the identity of each row.
+        temperature: T.
+        reduction: "mean" over the anchors with a positive and a negative, "sum", or "none" (one
+            loss an anchor, 0 where not valid).
+        backend: see :func:`siameselib.use_backend`.
+        ref: a larger set to compare the batch with, such as a memory of past embeddings; None
+            for the batch itself.
+        ref_labels: the identities of ``ref``.
+        ref_offset: where in ``ref`` the batch's own rows begin; None when they are not in it.
+
+    Shape:
+        embeddings: (n, d). labels: (n,). ref: (m, d). ref_labels: (m,). Result: 0-d, or (n,) for
+        "none".
+
+    Returns:
+        The loss; a differentiable 0 when no anchor is valid, with a warning.
+
+    Raises:
+        ValueError: for shapes that do not fit, an unknown reduction or backend, or a temperature
+            that is not positive.
+        TypeError: for embeddings that are not floating point or labels that are not integers.
+
+    Example:
+        >>> x, labels = torch.ones(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> sup_con_loss(x, labels)  # collapsed: log 5
+        tensor(1.6094)
+
+    Source:
+        Khosla et al., "Supervised contrastive learning", NeurIPS 2020, equation 2 (L_out). Where
+        the batch is of one identity, we return 0 and warn.
+    """
+    return sup_con_with_stats(
+        embeddings,
+        labels,
+        temperature=temperature,
+        reduction=reduction,
+        backend=backend,
+        ref=ref,
+        ref_labels=ref_labels,
+        ref_offset=ref_offset,
+    )[0]
+
+
+def nt_xent_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.1,
+    reduction: str = "mean",
+    backend: str = "auto",
+    ref: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    ref_offset: int | None = None,
+) -> Tensor:
+    r"""NT-Xent: each positive of an anchor on its own, against the anchor's negatives.
+
+    .. math:: L_{ap} = -\log \frac{e^{s_{ap}/T}}{e^{s_{ap}/T} + \sum_{n \in N_a} e^{s_{an}/T}}
+
+    with s the cosine similarity and N_a the samples of other identities: unlike in
+    :func:`sup_con_loss`, the positives of an anchor do not compete. Memory is linear in the batch.
+    With k negatives a collapsed model has the loss log(1 + k): ``stats.trivial``.
+
+    Args:
+        embeddings: one embedding a row, of any length: rows are normalised here.
+        labels: the identity of each row.
+        temperature: T.
+        reduction: "mean" over the pairs (a, p) whose anchor has a negative, "sum", or "none" (for
+            each anchor the sum over its positives).
+        backend: see :func:`siameselib.use_backend`.
+        ref: a larger set to compare the batch with, such as a memory of past embeddings; None
+            for the batch itself.
+        ref_labels: the identities of ``ref``.
+        ref_offset: where in ``ref`` the batch's own rows begin; None when they are not in it.
+
+    Shape:
+        embeddings: (n, d). labels: (n,). ref: (m, d). ref_labels: (m,). Result: 0-d, or (n,) for
+        "none".
+
+    Returns:
+        The loss; a differentiable 0 when there is no such pair, with a warning.
+
+    Raises:
+        ValueError: for shapes that do not fit, an unknown reduction or backend, or a temperature
+            that is not positive.
+        TypeError: for embeddings that are not floating point or labels that are not integers.
+
+    Example:
+        >>> x, labels = torch.ones(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> nt_xent_loss(x, labels)  # collapsed: log(1 + 4)
+        tensor(1.6094)
+
+    Source:
+        Chen et al., "A simple framework for contrastive learning of visual representations", ICML
+        2020, equation 1, where each anchor has one positive; with several, each is judged alone.
+    """
+    return nt_xent_with_stats(
+        embeddings,
+        labels,
+        temperature=temperature,
+        reduction=reduction,
+        backend=backend,
+        ref=ref,
+        ref_labels=ref_labels,
+        ref_offset=ref_offset,
+    )[0]
+
+
 def info_nce_with_stats(
     x1: Tensor, x2: Tensor, labels: Tensor | None, *, temperature: float, reduction: str
 ) -> tuple[Tensor, Stats]:
@@ -72,25 +206,143 @@ def info_nce_with_stats(
     _check.matrix(where, "x2", x2)
     _check.same_shape(where, x1=x1, x2=x2)
     _check.positive(where, "temperature", temperature)
+    _check.choice(where, "reduction", reduction, REDUCTIONS)
     if labels is None:
         labels = torch.arange(len(x1), device=x1.device)
     _check.labels(where, labels, len(x1))
     _check.same_device(where, "x1", x1, "labels", labels)
     with torch.autocast(x1.device.type, enabled=False):
         a, b = unit_rows(at_least_float32(x1)), unit_rows(at_least_float32(x2))
-        distance = paired_distance(x1, x2, "cosine")
-        match = (a * b).sum(-1) / temperature
-        forth = logsumexp.reference(a, b, labels, labels, 1 / temperature)
-        back = logsumexp.reference(b, a, labels, labels, 1 / temperature)
-        losses = (softplus(forth - match) + softplus(back - match)) / 2
-        negatives = len(labels) - (labels[:, None] == labels).sum(1)
-        valid = negatives > 0
-        total = (1 - a.detach() @ b.detach().T).masked_fill(labels[:, None] == labels, 0).sum()
-        stats = Stats(
-            valid=valid.sum(),
-            active=masked_mean((losses > 0).to(a.dtype), valid),
-            positive_distance=masked_mean(distance, valid),
-            negative_distance=total / negatives.sum(),
-            trivial=masked_mean(torch.log1p(negatives.to(a.dtype)), valid),
-        )
+        seen = _census(a.detach(), labels, b.detach(), labels, None)
+        similarity = (a * b).sum(1)
+        scale = 1 / temperature
+        there = softplus(logsumexp(a, labels, b, labels, scale) - scale * similarity)
+        back = softplus(logsumexp(b, labels, a, labels, scale) - scale * similarity)
+        valid = seen.negatives > 0
+        losses = (there + back) / 2
+        seen = seen._replace(positives=valid.long(), positive_sum=similarity.detach())
+        stats = _stats(seen, valid, losses, torch.log1p(seen.negatives.to(a.dtype)))
         return reduce(where, losses, valid, reduction), stats
+
+
+def sup_con_with_stats(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    reduction: str,
+    backend: str,
+    ref: Tensor | None,
+    ref_labels: Tensor | None,
+    ref_offset: int | None,
+) -> tuple[Tensor, Stats]:
+    """Return :func:`sup_con_loss` and what it saw."""
+    where = "sup_con_loss"
+    _check.positive(where, "temperature", temperature)
+    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = unit_rows(batch.x)
+        y = x if ref is None else unit_rows(batch.ref)
+        seen = _census(x, batch.labels, y, batch.ref_labels, batch.offset)
+        # every sample an identity of its own: an anchor leaves out itself, and nothing else
+        ids = _own(batch.offset, labels)
+        lse = logsumexp(
+            x,
+            ids,
+            None if ref is None else y,
+            None if ref is None else torch.arange(len(y), device=y.device),
+            1 / temperature,
+            backend,
+        )
+        losses = lse - seen.positive_sum / seen.positives.clamp(min=1) / temperature
+        valid = (seen.positives > 0) & (seen.negatives > 0)
+        warn_when_idle(where, valid.sum())
+        stats = _stats(seen, valid, losses, (seen.positives + seen.negatives).to(x.dtype).log())
+        return reduce(where, losses, valid, reduction), stats
+
+
+def nt_xent_with_stats(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    reduction: str,
+    backend: str,
+    ref: Tensor | None,
+    ref_labels: Tensor | None,
+    ref_offset: int | None,
+) -> tuple[Tensor, Stats]:
+    """Return :func:`nt_xent_loss` and what it saw."""
+    where = "nt_xent_loss"
+    _check.positive(where, "temperature", temperature)
+    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = unit_rows(batch.x)
+        y = x if ref is None else unit_rows(batch.ref)
+        seen = _census(x.detach(), batch.labels, y.detach(), batch.ref_labels, batch.offset)
+        lse = logsumexp(
+            x,
+            batch.labels,
+            None if ref is None else y,
+            None if ref is None else batch.ref_labels,
+            1 / temperature,
+            backend,
+        )
+        own = _own(batch.offset, labels)
+        losses = softplus_sum(
+            x, batch.labels, y, batch.ref_labels, own, lse, 1 / temperature, backend
+        )
+        pairs = torch.where(seen.negatives > 0, seen.positives, 0)
+        warn_when_idle(where, pairs.sum())
+        stats = _stats(seen, pairs, losses, torch.log1p(seen.negatives.to(x.dtype)))
+        return reduce(where, losses, pairs, reduction), stats
+
+
+class _Census(NamedTuple):
+    # For each anchor: how many positives and negatives, and the sums of their similarities.
+    positives: Tensor
+    negatives: Tensor
+    positive_sum: Tensor
+    negative_sum: Tensor
+
+
+def _census(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | None) -> _Census:
+    # A sum of dot products is the dot product with a sum: O(n·d), no matrix.
+    ordered = y_labels.sort().values
+    first = torch.searchsorted(ordered, labels)
+    members = torch.searchsorted(ordered, labels, right=True) - first
+    sums = y.new_zeros(len(y) + 1, y.shape[1])  # row k: the class whose first place is k
+    sums = sums.index_add(0, torch.searchsorted(ordered, y_labels), y)
+    alike = sums.index_select(0, torch.where(members > 0, first, len(y)))
+    positive_sum = (x * alike).sum(1)
+    negative_sum = (x * (y.sum(0) - alike)).detach().sum(1)
+    negatives = len(y) - members
+    if offset is not None:
+        own = y[offset : offset + len(x)]
+        positive_sum, members = positive_sum - (x * own).sum(1), members - 1
+    return _Census(members, negatives, positive_sum, negative_sum)
+
+
+def _own(offset: int | None, labels: Tensor) -> Tensor:
+    # Which candidate each anchor is, -1 for none.
+    if offset is None:
+        return torch.full_like(labels, -1, dtype=torch.int64)
+    return torch.arange(offset, offset + len(labels), device=labels.device)
+
+
+def _stats(seen: _Census, terms: Tensor, losses: Tensor, trivial: Tensor) -> Stats:
+    # terms: how many terms of the loss each anchor has
+    count, valid = terms.sum(), terms > 0
+
+    def mean_distance(sums: Tensor, counts: Tensor) -> Tensor:
+        return 1 - torch.where(valid, sums, 0).sum() / torch.where(valid, counts, 0).sum()
+
+    return Stats(
+        valid=count,
+        active=torch.where(losses.detach() > 0, terms, 0).sum() / count,
+        positive_distance=mean_distance(seen.positive_sum.detach(), seen.positives),
+        negative_distance=mean_distance(seen.negative_sum, seen.negatives),
+        trivial=torch.where(valid, terms * trivial, 0).sum() / count,
+    )

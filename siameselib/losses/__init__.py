@@ -7,7 +7,7 @@ tensors. After a call ``criterion.stats`` tells what the loss saw
 
 from siameselib.losses.batch_triplets import BatchHardTripletLoss, SemiHardTripletLoss
 from siameselib.losses.pairs import BCEPairLoss, ContrastiveLoss
-from siameselib.losses.softmax import InfoNCELoss
+from siameselib.losses.softmax import InfoNCELoss, NTXentLoss, SupConLoss
 from siameselib.losses.triplets import TripletLoss
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "BatchHardTripletLoss",
     "ContrastiveLoss",
     "InfoNCELoss",
+    "NTXentLoss",
     "SemiHardTripletLoss",
+    "SupConLoss",
     "TripletLoss",
 ]

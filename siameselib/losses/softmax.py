@@ -2,7 +2,11 @@
 
 from torch import Tensor, nn
 
-from siameselib.functional.softmax import info_nce_with_stats
+from siameselib.functional.softmax import (
+    info_nce_with_stats,
+    nt_xent_with_stats,
+    sup_con_with_stats,
+)
 from siameselib.functional.stats import Stats
 from siameselib.losses._show import show
 
@@ -35,3 +39,99 @@ class InfoNCELoss(nn.Module):
     def extra_repr(self) -> str:
         """Return the keywords."""
         return show(self, "temperature", "reduction")
+
+
+class SupConLoss(nn.Module):
+    """Module of :func:`siameselib.functional.sup_con_loss`, which explains the keywords.
+
+    Example:
+        >>> import torch
+        >>> criterion = SupConLoss(temperature=0.5)
+        >>> embeddings, labels = torch.ones(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> criterion(embeddings, labels)  # collapsed: log 5
+        tensor(1.6094)
+        >>> criterion.stats.valid
+        tensor(6)
+    """
+
+    def __init__(
+        self, *, temperature: float = 0.1, reduction: str = "mean", backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.reduction = reduction
+        self.backend = backend
+        self.stats: Stats | None = None
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        ref_offset: int | None = None,
+    ) -> Tensor:
+        """Return the loss of the batch; what it saw is in ``stats``."""
+        loss, self.stats = sup_con_with_stats(
+            embeddings,
+            labels,
+            temperature=self.temperature,
+            reduction=self.reduction,
+            backend=self.backend,
+            ref=ref,
+            ref_labels=ref_labels,
+            ref_offset=ref_offset,
+        )
+        return loss
+
+    def extra_repr(self) -> str:
+        """Return the keywords."""
+        return show(self, "temperature", "reduction", "backend")
+
+
+class NTXentLoss(nn.Module):
+    """Module of :func:`siameselib.functional.nt_xent_loss`, which explains the keywords.
+
+    Example:
+        >>> import torch
+        >>> criterion = NTXentLoss(temperature=0.5)
+        >>> embeddings, labels = torch.ones(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> criterion(embeddings, labels)  # collapsed: log 5
+        tensor(1.6094)
+        >>> criterion.stats.valid
+        tensor(6)
+    """
+
+    def __init__(
+        self, *, temperature: float = 0.1, reduction: str = "mean", backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.reduction = reduction
+        self.backend = backend
+        self.stats: Stats | None = None
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        ref_offset: int | None = None,
+    ) -> Tensor:
+        """Return the loss of the batch; what it saw is in ``stats``."""
+        loss, self.stats = nt_xent_with_stats(
+            embeddings,
+            labels,
+            temperature=self.temperature,
+            reduction=self.reduction,
+            backend=self.backend,
+            ref=ref,
+            ref_labels=ref_labels,
+            ref_offset=ref_offset,
+        )
+        return loss
+
+    def extra_repr(self) -> str:
+        """Return the keywords."""
+        return show(self, "temperature", "reduction", "backend")
