@@ -165,7 +165,7 @@ class DistanceHead(nn.Module):
 
     with the mean μ and the spread σ of the distances in the batch (running ones in eval mode): a
     BatchNorm of one feature whose learned scale starts at −1, since far means different. Without
-    it a distance makes a poor logit: |a/‖a‖₁ − b/‖b‖₁|₁ is at most 2 and its spread is far below
+    it a distance makes a poor logit: ‖a/‖a‖₁ − b/‖b‖₁‖₁ is at most 2 and its spread is far below
     that, while the Euclidean distances of BatchNorm outputs lie around √(2d).
 
     Args:
