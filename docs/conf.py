@@ -43,4 +43,7 @@ if os.environ.get("SIAMESELIB_DOCS_INTERSPHINX"):
         "numpy": ("https://numpy.org/doc/stable", None),
     }
 else:  # every name of our own must resolve; theirs cannot
-    nitpick_ignore_regex = [(r"py:.*", r"(?!siameselib\b).*"), (r"py:class", r"siameselib\..*\.[A-Z]")]
+    nitpick_ignore_regex = [
+        (r"py:.*", r"(?!siameselib\b).*"),
+        (r"py:class", r"siameselib\..*\.[A-Z]"),
+    ]
