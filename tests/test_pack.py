@@ -282,11 +282,11 @@ def test_own_faces_of_any_size(tmp_path, cache, make_photo):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size must be positive"),
-        ({"crop": -1}, "crop must be positive"),
+        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"crop": -1}, "crop must be at least 1, got -1"),
         ({"crop": 300}, "crop must be at most 250, got 300"),
         ({"format": "png"}, "format must be one of 'raw', 'jpeg', got 'png'"),
-        ({"workers": 0}, "workers must be positive"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
     ],
 )
 def test_options(small_lfw, cache, options, message):

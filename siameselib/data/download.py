@@ -141,12 +141,13 @@ def download_lfw(
     folder = Path(cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     silent: dict[str, str] = {}
-    failed: dict[RemoteFile, list[str]] = {}
+    failed: dict[str, list[str]] = {}
     for remote in (*PROTOCOL_FILES, ARCHIVES[images]):
-        if not _present(folder, remote) and (reasons := _fetch(folder, remote, silent, progress)):
-            failed[remote] = reasons
+        reasons = [] if _present(folder, remote) else _fetch(folder, remote, silent, progress)
+        if not _present(folder, remote):
+            failed[remote.name] = reasons
     if failed:
-        raise ConnectionError(_by_hand(folder, failed))
+        raise ConnectionError(_by_hand(folder, failed, silent))
     return _present(folder, ARCHIVES[images]) or folder
 
 
@@ -160,13 +161,12 @@ def _present(folder: Path, remote: RemoteFile) -> Path | None:
 
 
 def _fetch(folder: Path, remote: RemoteFile, silent: dict[str, str], progress: bool) -> list[str]:
-    """Try the mirrors in turn; what went wrong, or nothing."""
+    """Try the mirrors in turn; what went wrong with those whose host answers."""
     reasons = []
     part = folder / f"{remote.name}.part"
     for url in remote.urls:
         host = urlsplit(url).netloc
         if host in silent:
-            reasons.append(f"{url}: {silent[host]}")
             continue
         try:
             resumed = part.exists()
@@ -177,13 +177,13 @@ def _fetch(folder: Path, remote: RemoteFile, silent: dict[str, str], progress: b
             if not _intact(part, remote):
                 part.unlink()
                 raise _MirrorError(f"not the published file ({remote.checksum} expected)")
+        except _Unreachable as error:
+            silent[host] = str(error)
         except _MirrorError as error:
             reasons.append(f"{url}: {error}")
-            if isinstance(error, _Unreachable):
-                silent[host] = str(error)
-            continue
-        part.replace(folder / remote.name)
-        return []
+        else:
+            part.replace(folder / remote.name)
+            break
     return reasons
 
 
@@ -253,13 +253,11 @@ def _intact(part: Path, remote: RemoteFile) -> bool:
         return hashlib.file_digest(file, algorithm).hexdigest() == published
 
 
-def _by_hand(folder: Path, failed: dict[RemoteFile, list[str]]) -> str:
-    names = ", ".join(remote.name for remote in failed)
-    reasons = "\n".join(f"  {reason}" for reasons in failed.values() for reason in reasons)
-    return (
-        f"download_lfw: no mirror delivered {names}:\n{reasons}\n"
-        f"Fetch {names} by hand (the site of Labeled Faces in the Wild, an archive of it, a "
-        f"colleague's copy) and put what you get into {folder.resolve()}, images also unpacked or "
-        "as .tar; or give the folder that holds them as --data. "
-        "Without any photos: --data synthetic."
+def _by_hand(folder: Path, failed: dict[str, list[str]], silent: dict[str, str]) -> str:
+    reasons = [f"{host} cannot be reached: {why}" for host, why in silent.items()]
+    reasons += [reason for each in failed.values() for reason in each]
+    return "\n  ".join((f"download_lfw: no mirror delivered {', '.join(failed)}", *reasons)) + (
+        "\nFetch them by hand (from the site of Labeled Faces in the Wild, a copy of it, a "
+        f"colleague) and put them into {folder.resolve()}; images may also be unpacked or a .tar. "
+        "Or give the folder where they lie as --data. Without any photos: --data synthetic."
     )

@@ -108,12 +108,12 @@ def pack(
         >>> packed.images.shape  # doctest: +SKIP
         (13233, 64, 64, 3)
     """
-    _check.positive("pack", "size", size)
+    _check.integer("pack", "size", size, 1)
     _check.choice("pack", "format", format, ("raw", "jpeg"))
     if workers is not None:
-        _check.positive("pack", "workers", workers)
+        _check.integer("pack", "workers", workers, 1)
     if crop is not None:
-        _check.positive("pack", "crop", crop)
+        _check.integer("pack", "crop", crop, 1)
         if source.frame and crop > min(source.frame):
             raise _check.refuse("pack", "crop", f"be at most {min(source.frame)}", crop)
     folder = Path(cache_dir)
