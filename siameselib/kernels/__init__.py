@@ -20,7 +20,7 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
     "softplus_sum": False,
 }
 _default = "auto"
-_TINY = 1 << 18  # entries of all differences up to which the dense reference is the quicker one
+_TINY = 1 << 19  # entries of all differences up to which the dense reference is the quicker one
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 LANE = 64  # columns are reduced in lanes of this many; only lanes that matter are looked into
-_SLAB = 1 << 20  # entries a slab may have: it stays in cache
+SLAB = 1 << 20  # entries a slab may have: it stays in cache
 _LEAST_ROWS = 64  # fewer rows make a matrix product slow
 _FACTOR_ROUNDING = {"tf32": 2.0**-11, "high": 2.0**-11, "bf16": 2.0**-8, "medium": 2.0**-8}
 
@@ -28,8 +28,12 @@ def in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     largest = torch.maximum(x.abs().amax(), y.abs().amax())
     exponent = torch.frexp(largest).exponent
     top = int(torch.finfo(x.dtype).max ** 0.5).bit_length() - 8
-    scale = torch.ldexp(torch.ones_like(largest), exponent.clamp(-top // 2, top) - exponent)
-    return x * scale, y * scale
+    shift = exponent.clamp(-top // 2, top) - exponent
+    if shift.device.type == "cpu" and shift == 0:
+        return x, y
+    scale = torch.ldexp(torch.ones_like(largest), shift)
+    scaled = x * scale
+    return scaled, scaled if y is x else y * scale
 
 
 class Grouped(NamedTuple):
@@ -71,24 +75,50 @@ class Grouped(NamedTuple):
 
 
 def group(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | None) -> Grouped:
-    """Bring both sides into label order; equal labels keep their order."""
+    """Bring both sides into label order, once if y is x; equal labels keep their order."""
+    alike = y is x and offset == 0
     labels, rows = labels.sort(stable=True)
-    y_labels, columns = y_labels.sort(stable=True)
-    if offset is None:
-        own = torch.full_like(rows, len(y))
+    x = x[rows]
+    if alike:
+        y, y_labels, columns = x, labels, rows
+        own = torch.arange(len(x), device=x.device)
     else:
-        own = torch.empty_like(columns)
-        own[columns] = torch.arange(len(y), device=columns.device)
-        own = own[rows + offset]
+        y_labels, columns = y_labels.sort(stable=True)
+        y = y[columns]
+        own = torch.full_like(rows, len(y))
+        if offset is not None:
+            places = torch.empty_like(columns)
+            places[columns] = torch.arange(len(y), device=y.device)
+            own = places[rows + offset]
     return Grouped(
-        x[rows],
-        y[columns],
+        x,
+        y,
         rows,
         columns,
         start=torch.searchsorted(y_labels, labels),
         end=torch.searchsorted(y_labels, labels, right=True),
         own=own,
     )
+
+
+def least_from(keys: Tensor, floor: Tensor, out: Tensor, *, above: bool = False) -> Tensor:
+    """Find in each lane of each row the least key from the floor up, inf where there is none.
+
+    Args:
+        keys: (rows, columns) whole lanes, no key negative.
+        floor: (rows,)
+        out: (rows, columns) memory to work in, integers as wide as the keys.
+        above: whether keys equal to the floor are left out.
+
+    Returns:
+        (rows, lanes)
+    """
+    # Floats that are not negative sort like their bits. Adding the greatest integer less the
+    # floor's bits makes those above the floor, and no others, wrap around to negative integers.
+    shift = torch.iinfo(out.dtype).max - floor.clamp(min=0).view(out.dtype) + (not above)
+    torch.add(keys.view(out.dtype), shift[:, None], out=out)
+    least = out.view(len(keys), -1, LANE).amin(-1)
+    return torch.where(least < 0, (least - shift[:, None]).view(keys.dtype), torch.inf)
 
 
 class Slabs:
@@ -100,10 +130,12 @@ class Slabs:
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        centre = y.mean(0)
-        x, y = x - centre, y - centre
+        centre, alike = y.mean(0), y is x
+        x = x - centre
+        y = x if alike else y - centre
         self.error = _error(x)
-        self.x_square, y_square = x.square().sum(1), y.square().sum(1)
+        self.x_square = x.square().sum(1)
+        y_square = self.x_square if alike else y.square().sum(1)
         self.y_largest = y_square.amax()
         n, m = len(x), len(y)
         self.columns = (m // LANE + 1) * LANE
@@ -115,9 +147,8 @@ class Slabs:
         self._right[:m, -2] = 1
         self._right[:m, -1] = y_square * (1 - self.error)
         self._right[m:, -1] = torch.inf
-        self._height = max(_LEAST_ROWS, _SLAB // self.columns)
+        self._height = max(_LEAST_ROWS, SLAB // self.columns)
         self._out = x.new_empty(min(n, self._height), self.columns)
-        self._scratch: Tensor | None = None
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Go through the rows; every slab is written into the same memory."""
@@ -126,38 +157,8 @@ class Slabs:
             slab = torch.mm(left, self._right.T, out=self._out[: len(left)])
             yield slice(first, first + len(left)), slab
 
-    def lanes_from(self, slab: Tensor, floor: Tensor, *, above: bool = False) -> Tensor:
-        """Find in each lane the least entry from the floor up, inf where there is none.
-
-        Args:
-            slab: a slab of this object, without negative entries.
-            floor: (rows,)
-            above: whether entries equal to the floor are left out.
-
-        Returns:
-            (rows, lanes)
-        """
-        # Floats that are not negative sort like their bits. Adding the greatest integer less the
-        # floor's bits makes those above the floor, and no others, wrap around to negative ones.
-        whole = torch.int32 if slab.dtype == torch.float32 else torch.int64
-        shift = torch.iinfo(whole).max - floor.clamp(min=0).view(whole) + (not above)
-        if self._scratch is None:
-            self._scratch = torch.empty_like(self._out, dtype=whole)
-        bits = torch.add(slab.view(whole), shift[:, None], out=self._scratch[: len(slab)])
-        least = bits.view(len(slab), -1, LANE).amin(-1)
-        return torch.where(least < 0, (least - shift[:, None]).view(slab.dtype), torch.inf)
-
-    def ceiling(self, rows: slice, bound: Tensor) -> Tensor:
-        """Say how far up the true squared distance of an entry with this lower bound can lie.
-
-        Args:
-            rows: the rows of the block.
-            bound: (rows,) a lower bound for each.
-
-        Returns:
-            (rows,)
-        """
-        x_square = self.x_square[rows]
+    def ceiling(self, x_square: Tensor, bound: Tensor) -> Tensor:
+        """Say how far up the true squared distances can lie, given rows and lower bounds."""
         # |y| <= |x| + d gives |y|² <= 2 (|x|² + d²); an outlier among y widens no other entry.
         y_square = torch.minimum(2.3 * (x_square + bound.clamp(min=0)), self.y_largest)
         return bound + 2 * self.error * (x_square + y_square)

@@ -7,19 +7,33 @@ Both backends decide by the same arithmetic, the direct difference :func:`blocks
 break ties by the lowest index, so they return equal indices in every dtype. ``reference`` takes
 every difference, in O(n m d) memory. ``streaming`` sweeps slabs of lower bounds and takes the
 differences of the few entries among which rounding could hide the extreme, in O((n + m) d)
-memory. Off the CPU, where counting those entries would wait for the device, it takes the eight
-best of each row.
+memory; see :mod:`siameselib.kernels.candidates` for what it does off the CPU.
 """
 
 import torch
 from torch import Tensor
 
 from siameselib.kernels import choose
-from siameselib.kernels.blocks import LANE, Grouped, Slabs, group, in_range, squared
+from siameselib.kernels.blocks import (
+    LANE,
+    SLAB,
+    Grouped,
+    Slabs,
+    group,
+    in_range,
+    least_from,
+    squared,
+)
+from siameselib.kernels.candidates import (
+    DIFFERENCES,
+    entries,
+    farthest,
+    nearest,
+    repair,
+    settle,
+)
 
 _LISTED = 64  # positives a row up to which they are listed, not looked for in the slabs
-_KEPT = 8  # best entries a row where their number must not depend on the data
-_DIFFERENCES = 1 << 20  # entries in one batch of direct differences
 
 
 def hardest(
@@ -45,7 +59,8 @@ def hardest(
     """
     backend = choose("hardest", len(x), len(y), x.shape[1], backend)
     ids, y_ids = labels.long(), y_labels.long()
-    positive, negative = _hardest(x.detach(), ids, y.detach(), y_ids, offset, backend)
+    columns = None if y is x else y.detach()
+    positive, negative = _hardest(x.detach(), ids, columns, y_ids, offset, backend)
     return positive, negative
 
 
@@ -77,16 +92,18 @@ def beyond(
     """
     backend = choose("beyond", len(x), len(y), x.shape[1], backend)
     ids, y_ids = labels.long(), y_labels.long()
+    columns = None if y is x else y.detach()
     row, positive, negative, farther = _beyond(
-        x.detach(), ids, y.detach(), y_ids, offset, width, backend
+        x.detach(), ids, columns, y_ids, offset, width, backend
     )
     return row, positive, negative, farther
 
 
 @torch.library.custom_op("siameselib::hardest", mutates_args=())
 def _hardest(
-    x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | None, backend: str
+    x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor, offset: int | None, backend: str
 ) -> tuple[Tensor, Tensor]:
+    y = x if y is None else y
     with torch.autocast(x.device.type, enabled=False):
         if x.numel() == 0 or y.numel() == 0:
             return torch.full_like(labels, -1), torch.full_like(labels, -1)
@@ -96,7 +113,7 @@ def _hardest(
 
 @_hardest.register_fake
 def _(
-    x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | None, backend: str
+    x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor, offset: int | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(labels), torch.empty_like(labels)
 
@@ -105,35 +122,27 @@ def _(
 def _beyond(
     x: Tensor,
     labels: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     y_labels: Tensor,
     offset: int | None,
     width: int | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n = len(x)
+    y = x if y is None else y
     with torch.autocast(x.device.type, enabled=False):
         if x.numel() == 0 or y.numel() == 0:
-            positive = labels.new_full((n, width or 0), -1)
-            negative, farther = torch.full_like(positive, -1), positive >= 0
-        else:
-            run = reference_beyond if backend == "reference" else streaming_beyond
-            positive, negative, farther = run(*in_range(x, y), labels, y_labels, offset, width)
-    row = torch.arange(n, device=labels.device)[:, None].expand_as(positive)
-    found = (row, positive, negative, farther)
-    if width is None:
-        there = positive >= 0
-        row, positive, negative, farther = (each[there] for each in found)
-    else:
-        row, positive, negative, farther = (each.flatten().clone() for each in found)
-    return row, positive, negative, farther
+            row = torch.arange(len(x), device=x.device).repeat_interleave(width or 0)
+            none = torch.full_like(row, -1)
+            return row, none, none.clone(), none > 0
+        run = reference_beyond if backend == "reference" else streaming_beyond
+        return run(*in_range(x, y), labels, y_labels, offset, width)
 
 
 @_beyond.register_fake
 def _(
     x: Tensor,
     labels: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     y_labels: Tensor,
     offset: int | None,
     width: int | None,
@@ -162,29 +171,29 @@ def reference_beyond(
     y_labels: Tensor,
     offset: int | None,
     width: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Dense: :func:`beyond` as it is defined, as (n, width) tables."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Dense: :func:`beyond` as it is defined."""
     m = len(y)
     distance = squared(x[:, None], y)
     same, other = _positives(labels, y_labels, offset)
-    width = int(same.sum(1).max()) if width is None else width
-    columns = torch.arange(m, device=x.device)
-    positive = torch.where(same, columns, m).sort(1).values[:, :width]
-    positive = torch.nn.functional.pad(positive, (0, width - positive.shape[1]), value=m)
-    negative, farther = torch.empty_like(positive), positive > m
-    farthest = torch.where(other, distance, -torch.inf).argmax(1)
-    for k in range(width):
-        threshold = distance.gather(1, positive[:, k : k + 1].clamp(max=m - 1))
-        beyond = other & ~(distance <= threshold)  # NaN is found, not passed over
-        nearest = torch.where(beyond, distance, torch.inf).argmin(1)
-        farther[:, k] = beyond.any(1)
-        negative[:, k] = torch.where(farther[:, k], nearest, farthest)
+    row, positive = same.nonzero(as_tuple=True)
+    if width is not None:
+        columns = torch.where(same, torch.arange(m, device=x.device), m).sort(1).values
+        columns = torch.nn.functional.pad(columns, (0, width), value=m)[:, :width]
+        row = torch.arange(len(x), device=x.device).repeat_interleave(width)
+        positive = columns.flatten()
     there = positive < m
-    return (
-        torch.where(there, positive, -1),
-        torch.where(there & other.any(1, keepdim=True), negative, -1),
-        farther & there,
+    threshold = distance[row, positive.clamp(max=m - 1)]
+    allowed, found = other[row], distance[row]
+    farther = allowed & ~(found <= threshold[:, None])  # NaN is found, not passed over
+    best = torch.where(
+        farther.any(1),
+        torch.where(farther, found, torch.inf).argmin(1),
+        torch.where(allowed, found, -torch.inf).argmax(1),
     )
+    positive = torch.where(there, positive, -1)
+    negative = torch.where(there & allowed.any(1), best, -1)
+    return row, positive, negative, farther.any(1) & there
 
 
 def _positives(labels: Tensor, y_labels: Tensor, offset: int | None) -> tuple[Tensor, Tensor]:
@@ -227,12 +236,12 @@ def streaming_hardest(
         if listed is None:
             positive[rows] = _farthest_positive(grouped, slabs, rows, slab, static)
         _drop_same(grouped, rows, slab, listed, static)
-        lowest = _lanes(slab)
-        entries = _entries(slab, lowest, slabs.ceiling(rows, lowest.amin(1)), static)
-        negative[rows] = _settle(grouped, rows, *entries)
-    positive = _repair(grouped, positive, grouped.positive_count() > 0)
-    negative = _repair(grouped, negative, grouped.negative_count() > 0)
-    return _unsorted(grouped, positive), _unsorted(grouped, negative)
+        negative[rows] = nearest(grouped, slabs, rows, slab, static)
+    positive = repair(grouped, positive, grouped.positive_count() > 0)
+    negative = repair(grouped, negative, grouped.negative_count() > 0)
+    found = torch.empty_like(positive), torch.empty_like(negative)
+    found[0][grouped.rows], found[1][grouped.rows] = positive, negative
+    return found
 
 
 def streaming_beyond(
@@ -243,38 +252,67 @@ def streaming_beyond(
     offset: int | None,
     width: int | None,
     static: bool | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Blocks of rows: :func:`beyond` without the matrix, as (n, width) tables."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Blocks of rows: :func:`beyond` without the matrix; ``static`` as above."""
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
     listed = None if static else _listed(grouped)
-    m = len(y)
-    width = int(grouped.positive_count().max()) if width is None else width
-    positive = grouped.positives(slice(0, len(x)), width)
-    there = positive < m
-    negative, farther = torch.full_like(positive, -1), torch.empty_like(there)
+    most = int(grouped.positive_count().max()) if width is None else width
+    none = labels.new_empty(0)
+    found = [(none, none, none, none.bool())]
     for rows, slab in slabs.blocks():
         _drop_same(grouped, rows, slab.clamp_(min=0), listed, static)
-        for k, column in enumerate(positive[rows].unbind(1)):
-            threshold = squared(grouped.x[rows], grouped.y[column.clamp(max=m - 1)])
-            surely = slabs.lanes_from(slab, threshold, above=True).amin(1)
-            floor = 2 * threshold - slabs.ceiling(rows, threshold)
-            lowest = slabs.lanes_from(slab, floor)
-            entries = _entries(slab, lowest, slabs.ceiling(rows, surely), static, floor)
-            negative[rows, k] = _settle(grouped, rows, *entries, above=threshold)
-        farther[rows] = negative[rows] >= 0
-        if static or not farther[rows].logical_or(~there[rows]).all():
+        columns = grouped.positives(rows, most)
+        row = torch.arange(len(slab), device=x.device).repeat_interleave(most)
+        column = columns.flatten()
+        if width is None:
+            there = column < len(y)
+            row, column = row[there], column[there]
+        negative = _beyond_each(grouped, slabs, rows, slab, row, column, static)
+        there, farther = column < len(y), negative >= 0
+        if static or not (farther | ~there).all():
             keys = torch.where(slab < torch.inf, -slab, torch.inf)
-            farthest = _farthest(grouped, slabs, rows, keys, 0, static)[:, None]
-            negative[rows] = torch.where(farther[rows], negative[rows], farthest)
-    sought = there & (grouped.negative_count() > 0)[:, None]
-    farther = there & (farther | (sought & (negative < 0)))
-    negative = torch.where(sought, _repair(grouped, negative, sought), -1)
-    positive = torch.where(there, grouped.columns[positive.clamp(max=m - 1)], -1)
-    tables = (positive, negative, farther)
-    positive, negative, farther = (_unsorted(grouped, table) for table in tables)
-    return positive, negative, farther
+            fallback = farthest(grouped, slabs, rows, keys, 0, static)
+            negative = torch.where(farther, negative, fallback[row])
+        row += rows.start
+        sought = there & (grouped.negative_count() > 0)[row]
+        farther = there & (farther | (sought & (negative < 0)))
+        negative = torch.where(sought, repair(grouped, negative, sought), -1)
+        column = torch.where(there, grouped.columns[column.clamp(max=len(y) - 1)], -1)
+        found.append((grouped.rows[row], column, negative, farther))
+    row, positive, negative, farther = (torch.cat(parts) for parts in zip(*found, strict=True))
+    row, order = row.sort(stable=True)
+    return row, positive[order], negative[order], farther[order]
+
+
+def _beyond_each(
+    grouped: Grouped,
+    slabs: Slabs,
+    rows: slice,
+    slab: Tensor,
+    row: Tensor,
+    column: Tensor,
+    static: bool,
+) -> Tensor:
+    """Find for each (row of the block, positive column) the nearest entry farther away."""
+    negative = torch.empty_like(row)
+    step = max(1, SLAB // slab.shape[1])
+    whole = torch.int32 if slab.dtype == torch.float32 else torch.int64
+    scratch = torch.empty(min(step, len(row)), slab.shape[1], dtype=whole, device=slab.device)
+    for first in range(0, len(row), step):
+        some = slice(first, first + step)
+        x = grouped.x[rows][row[some]]
+        x_square = slabs.x_square[rows][row[some]]
+        keys = slab[row[some]]
+        out = scratch[: len(keys)]
+        threshold = squared(x, grouped.y[column[some].clamp(max=len(grouped.y) - 1)])
+        surely = least_from(keys, threshold, out, above=True).amin(1)
+        floor = 2 * threshold - slabs.ceiling(x_square, threshold)
+        lowest = least_from(keys, floor, out)
+        near = entries(keys, lowest, slabs.ceiling(x_square, surely), static, floor)
+        negative[some] = settle(grouped, x, *near, above=threshold)
+    return negative
 
 
 def _listed(grouped: Grouped) -> int | None:
@@ -286,16 +324,16 @@ def _listed(grouped: Grouped) -> int | None:
 def _farthest_listed(grouped: Grouped, width: int) -> Tensor:
     """Find each row's farthest positive among at most ``width``: differences only."""
     m = len(grouped.y)
-    farthest = torch.full_like(grouped.rows, -1)
-    step = max(1, _DIFFERENCES // max(1, width * grouped.x.shape[1]))
-    for first in range(0, len(farthest) if width else 0, step):
+    result = torch.full_like(grouped.rows, -1)
+    step = max(1, DIFFERENCES // max(1, width * grouped.x.shape[1]))
+    for first in range(0, len(result) if width else 0, step):
         rows = slice(first, first + step)
         columns = grouped.positives(rows, width)
         distance = squared(grouped.x[rows, None], grouped.y[columns.clamp(max=m - 1)])
         distance = torch.where(columns < m, distance, -torch.inf)
         column = columns.gather(1, distance.argmax(1, keepdim=True)).squeeze(1)
-        farthest[rows] = torch.where(column < m, grouped.columns[column.clamp(max=m - 1)], -1)
-    return farthest
+        result[rows] = torch.where(column < m, grouped.columns[column.clamp(max=m - 1)], -1)
+    return result
 
 
 def _farthest_positive(
@@ -306,18 +344,7 @@ def _farthest_positive(
     columns = torch.arange(first, last, device=slab.device)
     positive = grouped.same(rows, first, last) & (columns != grouped.own[rows, None])
     keys = torch.where(positive, -slab[:, first:last], torch.inf)
-    return _farthest(grouped, slabs, rows, keys, first, static)
-
-
-def _farthest(
-    grouped: Grouped, slabs: Slabs, rows: slice, keys: Tensor, first: int, static: bool
-) -> Tensor:
-    """Find the farthest column; keys are lower bounds negated, of the columns from ``first``."""
-    lowest = _lanes(keys)
-    best = -lowest.amin(1)
-    floor = 2 * best - slabs.ceiling(rows, best)
-    row, column = _entries(keys, lowest, -floor, static)
-    return _settle(grouped, rows, row, column + first, farthest=True)
+    return farthest(grouped, slabs, rows, keys, first, static)
 
 
 def _band(grouped: Grouped, rows: slice, slab: Tensor, static: bool) -> tuple[int, int]:
@@ -339,93 +366,3 @@ def _drop_same(
     first, last = _band(grouped, rows, slab, static)
     same = grouped.same(rows, first, last)
     slab[:, first:last] = torch.where(same, torch.inf, slab[:, first:last])
-
-
-def _lanes(keys: Tensor) -> Tensor:
-    return keys.view(len(keys), -1, LANE).amin(-1)
-
-
-def _entries(
-    keys: Tensor, lowest: Tensor, bound: Tensor, static: bool, floor: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """List the (row, column) of the finite keys from floor to bound.
-
-    Args:
-        keys: (rows, columns) whole lanes.
-        lowest: (rows, lanes) the least key in each lane that is not below the floor.
-        bound: (rows,)
-        static: list the eight least of each row, with a column past the last for those outside.
-        floor: (rows,)
-
-    Returns:
-        Two vectors of one entry per key listed.
-    """
-    bound = bound.clamp(max=torch.finfo(keys.dtype).max)
-    lanes = keys.view(*lowest.shape, LANE)
-    if not static:
-        row, lane = (lowest <= bound[:, None]).nonzero(as_tuple=True)
-        keys = lanes[row, lane]
-        inside = keys <= bound[row, None]
-        if floor is not None:
-            inside &= keys >= floor[row, None]
-        hit, column = inside.nonzero(as_tuple=True)
-        return row[hit], lane[hit] * LANE + column
-    lane = lowest.topk(min(_KEPT, lowest.shape[1]), largest=False, sorted=False).indices
-    kept = lanes.gather(1, lane[..., None].expand(-1, -1, LANE)).flatten(1)
-    if floor is not None:
-        kept = torch.where(kept >= floor[:, None], kept, torch.inf)
-    least = kept.topk(_KEPT, largest=False, sorted=False)
-    column = lane.gather(1, least.indices // LANE) * LANE + least.indices % LANE
-    column = torch.where(least.values <= bound[:, None], column, keys.shape[1])
-    row = torch.arange(len(keys), device=keys.device).repeat_interleave(_KEPT)
-    return row, column.flatten()
-
-
-def _settle(
-    grouped: Grouped,
-    rows: slice,
-    row: Tensor,
-    column: Tensor,
-    above: Tensor | None = None,
-    farthest: bool = False,
-) -> Tensor:
-    """Find each row's nearest (farthest) of the listed columns, by direct difference.
-
-    Args:
-        grouped: rows and columns.
-        rows: the rows of the block.
-        row: (k,) which row of the block,
-        column: (k,) and which column; none if past the last.
-        above: (rows,) squared distance that the column must exceed.
-        farthest: whether to look for the farthest.
-
-    Returns:
-        (rows,) the original index of the column, the lowest one of equals; -1 if none is listed.
-    """
-    m, count = len(grouped.y), len(grouped.rows[rows])
-    inside, column = column < m, column.clamp(max=m - 1)
-    x, step = grouped.x[rows], max(1, _DIFFERENCES // grouped.x.shape[1])
-    value = x.new_empty(len(row))
-    for first in range(0, len(row), step):
-        some = slice(first, first + step)
-        value[some] = squared(x[row[some]], grouped.y[column[some]])
-    if above is not None:
-        inside &= ~(value <= above[row])
-    value = torch.where(inside, -value if farthest else value, torch.inf)
-    best = x.new_full((count,), torch.inf).scatter_reduce(0, row, value, "amin")
-    original = torch.where(inside & (value == best[row]), grouped.columns[column], m)
-    lowest = row.new_full((count,), m).scatter_reduce(0, row, original, "amin")
-    return torch.where(lowest < m, lowest, -1)
-
-
-def _repair(grouped: Grouped, index: Tensor, sought: Tensor) -> Tensor:
-    """Give rows that found nothing, because NaN hid it, a column that shows the NaN."""
-    broken = torch.where(grouped.y.isfinite().all(1), len(grouped.y), grouped.columns).amin()
-    broken = torch.where(broken < len(grouped.y), broken, 0)
-    return torch.where(sought & (index < 0), broken, index)
-
-
-def _unsorted(grouped: Grouped, table: Tensor) -> Tensor:
-    result = torch.empty_like(table)
-    result[grouped.rows] = table
-    return result
