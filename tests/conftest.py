@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from siameselib.data import open_lfw
+
+# A busy machine is no failure: examples may take as long as they need.
+settings.register_profile("siameselib", deadline=None)
+settings.load_profile("siameselib")
 
 # person -> number of images; the first six train in view 1
 PEOPLE = {
