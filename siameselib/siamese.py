@@ -1,5 +1,6 @@
 """Siamese nets: one backbone for both images, a head that judges the pair, and `freeze`."""
 
+import math
 from typing import TypeVar
 
 import torch
@@ -119,10 +120,13 @@ class InteractionHead(nn.Module):
     Differences and products, entry by entry, are *interactions*: unlike `ConcatHead` this head can
     express "same", and it is symmetric in the two images to the last bit.
 
-    Standardised means a BatchNorm without affine part over the pairs of the batch: the logits
-    start with a spread near 1 whatever the scale of the embeddings (the products of unit vectors
-    of 1,024 entries have a spread of 1e-3, on which a linear layer would starve). In eval mode the
-    running statistics serve, and a single pair is fine; in training mode there must be two.
+    Standardised means a BatchNorm without affine part over the pairs of the batch, so that the
+    scale of the embeddings does not matter (the products of unit vectors of 1,024 entries have a
+    spread of 1e-3, on which a linear layer would starve). In eval mode the running statistics
+    serve, and a single pair is fine; in training mode there must be two.
+
+    The head starts as a similarity, b = 0 and w = ∓0.1/√(2d): minus for the differences, plus for
+    the products. With random signs, half of the entries would first have to turn round.
 
     Args:
         embedding_dim: Width d of one embedding.
@@ -145,6 +149,10 @@ class InteractionHead(nn.Module):
         self.embedding_dim = _check.integer("InteractionHead", "embedding_dim", embedding_dim, 1)
         self.standardise = nn.BatchNorm1d(2 * embedding_dim, eps=_EPS, affine=False)
         self.linear = nn.Linear(2 * embedding_dim, 1)
+        weight = 0.1 / math.sqrt(2 * embedding_dim)
+        nn.init.constant_(self.linear.weight[:, :embedding_dim], -weight)
+        nn.init.constant_(self.linear.weight[:, embedding_dim:], weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, f1: Tensor, f2: Tensor) -> Tensor:
         """Judge pairs of embeddings."""

@@ -180,9 +180,20 @@ def test_concat_is_additive_and_cannot_say_same(seed):
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
 def test_logits_start_with_a_spread_whatever_the_scale(name, scale):
     torch.manual_seed(1)
-    logits = HEADS[name]()(*pair(n=256, scale=scale))
-    assert 0.2 < logits.std() < 2
-    assert logits.mean().abs() < 1
+    head = HEADS[name]()
+    logits = head(*pair(n=256, scale=scale))
+    expected = 0.1 if name == "interaction" else 1.0
+    assert 0.5 * expected < logits.std() < 2 * expected
+    assert logits.mean().abs() < 1e-3
+
+
+@pytest.mark.parametrize("name", STANDARDISING)
+def test_heads_start_as_a_similarity(name):
+    person, other = pair(n=100)
+    seen = person + 0.3 * torch.randn(100, D)
+    logits = HEADS[name]()(torch.cat([person, person]), torch.cat([seen, other]))
+    right = (logits[:100, None] > logits[None, 100:]).float().mean()
+    assert right > 0.9
 
 
 def test_products_of_wide_unit_vectors_do_not_starve():
