@@ -39,7 +39,7 @@ MAY_CHANGE = {"resume", "out", "cache", "data", "command", "commit", "device", "
 
 def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -> dict[str, Any]:
     size = learner.backbone.image_size
-    augment = Augment(size) if args.augment else partial(still, size=size)
+    augment = Augment(size, erase=args.erase) if args.augment else partial(still, size=size)
     torch.manual_seed(hash((args.seed, epoch)) % 2**31)
     labels = torch.from_numpy(task.labels).to(images.device)
     learner.train()
