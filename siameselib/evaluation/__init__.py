@@ -2,6 +2,8 @@
 
 from siameselib.evaluation.calibration import Platt, fit_platt
 from siameselib.evaluation.curves import Roc, auc, eer, roc_curve
+from siameselib.evaluation.retrieval import Retrieval, evaluate_retrieval
+from siameselib.evaluation.streaming import AllPairs, all_pairs
 from siameselib.evaluation.verification import (
     TarAtFar,
     Verification,
@@ -14,16 +16,20 @@ from siameselib.evaluation.verification import (
 from siameselib.evaluation.verifier import Verdict, Verifier
 
 __all__ = [
+    "AllPairs",
     "Platt",
+    "Retrieval",
     "Roc",
     "TarAtFar",
     "Verdict",
     "Verification",
     "Verifier",
     "accuracy_at",
+    "all_pairs",
     "auc",
     "d_prime",
     "eer",
+    "evaluate_retrieval",
     "fit_platt",
     "fit_threshold",
     "roc_curve",

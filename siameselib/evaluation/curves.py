@@ -8,16 +8,12 @@ Everything rests on one table, the *cuts*: cut k accepts the k highest distinct 
 tied scores are accepted together or not at all and every count is an exact integer.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import NDArray
 
-from siameselib import _check
-
-Values: TypeAlias = Tensor | ArrayLike
-Floats: TypeAlias = NDArray[np.float64]
+from siameselib.evaluation.inputs import Floats, Values, check_pairs
 
 
 class Roc(NamedTuple):
@@ -170,37 +166,3 @@ def count_cuts(where: str, scores: Values, same: Values) -> Cuts:
     true = np.concatenate(([0], np.cumsum(checked_same[order])[last_of_tie]))
     accepted = np.concatenate(([0], last_of_tie + 1))
     return Cuts(descending[last_of_tie], accepted - true, true)
-
-
-def check_pairs(where: str, scores: Values, same: Values) -> tuple[Floats, NDArray[np.bool_]]:
-    """Scores as float64 and ``same`` as bool, or an error that says what is wrong with them."""
-    score_array, same_array = to_array(where, "scores", scores), to_array(where, "same", same)
-    if score_array.ndim != 1 or len(score_array) == 0:
-        raise _check.refuse(where, "scores", "have shape (n,) with n > 0", score_array.shape)
-    if same_array.shape != score_array.shape:
-        expected = f"have the shape of scores, {score_array.shape}"
-        raise _check.refuse(where, "same", expected, same_array.shape)
-    checked_scores = score_array.astype(np.float64)
-    if not np.isfinite(checked_scores).all():
-        nans, infinite = np.isnan(checked_scores).sum(), np.isinf(checked_scores).sum()
-        raise _check.refuse(where, "scores", "be finite", f"{nans} NaN and {infinite} infinite")
-    if not ((same_array == 0) | (same_array == 1)).all():
-        odd = same_array[(same_array != 0) & (same_array != 1)][0]
-        raise _check.refuse(where, "same", "hold only 0 and 1 (1 = same identity)", odd)
-    checked_same = same_array.astype(np.bool_)
-    if checked_same.all() or not checked_same.any():
-        got = f"{len(checked_same)} pairs that are all {'same' if checked_same[0] else 'different'}"
-        raise _check.refuse(where, "same", "hold both same and different pairs", got)
-    return checked_scores, checked_same
-
-
-def to_array(where: str, name: str, value: Values) -> NDArray[Any]:
-    """Numbers as a numpy array: tensors detached and moved, floating-point ones as float64."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        array = (value.double() if value.is_floating_point() else value).numpy()
-    else:
-        array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise _check.refuse(where, name, "be numbers", array.dtype, TypeError)
-    return array

@@ -5,15 +5,17 @@
 ``score >= threshold``; a false accept is an accepted pair of different identities.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from siameselib import _check
-from siameselib.evaluation.curves import Cuts, Values, auc, check_pairs, count_cuts, eer
+from siameselib.evaluation.curves import Cuts, auc, count_cuts, eer
+from siameselib.evaluation.inputs import Values, check_pairs
 
 MIN_FALSE_ACCEPTS = 10
 
@@ -39,6 +41,10 @@ class TarAtFar:
             return f"not measurable: {self.budget:.3g} false accepts"
         return f"{self.value:.3f}"
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields and the words, ready for JSON."""
+        return {**asdict(self), "text": self.text}
+
     def __str__(self) -> str:
         return self.text
 
@@ -59,10 +65,8 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as plain numbers, strings and dictionaries, ready for JSON."""
-        figures = asdict(self)
-        for far, tar in self.tar_at_far.items():
-            figures["tar_at_far"][far]["text"] = tar.text
-        return figures
+        tars = {far: tar.as_dict() for far, tar in self.tar_at_far.items()}
+        return {**asdict(self), "tar_at_far": tars}
 
     def __str__(self) -> str:
         tars = "; ".join(f"TAR at FAR {far} {tar}" for far, tar in self.tar_at_far.items())
@@ -172,23 +176,8 @@ def tar_at_far(scores: Values, same: Values, far: float) -> TarAtFar:
         >>> str(tar_at_far(scores, same, 0.1)), str(tar_at_far(scores, same, 0.001))
         ('1.000', 'not measurable: 0.3 false accepts')
     """
-    if not 0 < far <= 1:
-        raise _check.refuse("tar_at_far", "far", "be in (0, 1]", far)
     cuts = count_cuts("tar_at_far", scores, same)
-    different, budget = int(cuts.false[-1]), float(far * cuts.false[-1])
-    # Counts are compared as rates: 29 / 100 <= 0.29 holds in floats, 29 <= 0.29 * 100 does not.
-    if far < MIN_FALSE_ACCEPTS / different:
-        return TarAtFar(float(far), None, None, None, budget)
-    cut = int(np.flatnonzero(cuts.false / different <= far)[-1])
-    # The last cut within the rate may add nothing but accepted different pairs.
-    cut = int(np.searchsorted(cuts.true, cuts.true[cut]))
-    return TarAtFar(
-        float(far),
-        float(cuts.true[cut] / cuts.true[-1]),
-        _threshold(cuts, cut),
-        int(cuts.false[cut]),
-        budget,
-    )
+    return tar_from_counts(cuts.false, cuts.true, far, lambda cut: _threshold(cuts, cut))
 
 
 def d_prime(scores: Values, same: Values) -> float | None:
@@ -270,18 +259,40 @@ def verify_pairs(
     )
 
 
+def tar_from_counts(
+    false: NDArray[Any], true: NDArray[Any], far: float, threshold_of: Callable[[int], float]
+) -> TarAtFar:
+    """TAR at FAR of cumulative counts of false and true accepts (0, 0) … (n⁻, n⁺)."""
+    if not 0 < far <= 1:
+        raise _check.refuse("tar_at_far", "far", "be in (0, 1]", far)
+    different = int(false[-1])
+    value, threshold, false_accepts = None, None, None
+    # Counts are compared as rates: 29 / 100 <= 0.29 holds in floats, 29 <= 0.29 * 100 does not.
+    if far >= MIN_FALSE_ACCEPTS / different:
+        last = np.flatnonzero(false / different <= far)[-1]
+        # The last cut within the rate may add nothing but accepted different pairs.
+        cut = int(np.searchsorted(true, true[last]))
+        value, false_accepts = int(true[cut]) / int(true[-1]), int(false[cut])
+        threshold = threshold_of(cut)
+    return TarAtFar(float(far), value, threshold, false_accepts, float(far * different))
+
+
 def _threshold(cuts: Cuts, k: int) -> float:
     """A finite threshold that accepts exactly the k highest distinct scores."""
     if k == 0:
-        # The next float32, so that float32 scores stay below it too.
-        with np.errstate(over="ignore"):
-            above = np.nextafter(np.float32(cuts.scores[0]), np.float32(np.inf))
-        return float(above if np.isfinite(above) else np.nextafter(cuts.scores[0], np.inf))
+        return just_above(float(cuts.scores[0]))
     if k == len(cuts.scores):
         return float(cuts.scores[-1])
     upper, lower = cuts.scores[k - 1], cuts.scores[k]
     middle = lower / 2 + upper / 2
     return float(middle if middle > lower else upper)  # neighbouring floats have no middle
+
+
+def just_above(score: float) -> float:
+    """The next float32, so that float32 scores too stay below; beyond its range the next float."""
+    with np.errstate(over="ignore"):
+        above = np.nextafter(np.float32(score), np.float32(np.inf))
+    return float(above if np.isfinite(above) else np.nextafter(score, np.inf))
 
 
 def _finite(where: str, threshold: float) -> float:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from siameselib import _check
-from siameselib.evaluation.curves import Values, auc, check_pairs, count_cuts, eer, roc_curve
+from siameselib.evaluation.curves import auc, count_cuts, eer, roc_curve
+from siameselib.evaluation.inputs import Values, check_pairs
 from siameselib.evaluation.verification import MIN_FALSE_ACCEPTS
 from siameselib.plot.canvas import (
     BLACK,

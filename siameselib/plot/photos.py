@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.evaluation.curves import to_array
+from siameselib.evaluation.inputs import to_array
 from siameselib.plot.canvas import CLASS_COLOURS, CLASS_MARKERS, DIFFERENT, GREY, SAME, sheet
 
 if TYPE_CHECKING:

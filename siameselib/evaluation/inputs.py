@@ -1,0 +1,70 @@
+"""What the judges accept: tensors, arrays and lists, checked once and turned into arrays."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from siameselib import _check
+from siameselib.functional.distances import at_least_float32
+
+Values: TypeAlias = Tensor | ArrayLike
+Floats: TypeAlias = NDArray[np.float64]
+
+
+def check_pairs(where: str, scores: Values, same: Values) -> tuple[Floats, NDArray[np.bool_]]:
+    """Scores as float64 and ``same`` as bool, or an error that says what is wrong with them."""
+    score_array, same_array = to_array(where, "scores", scores), to_array(where, "same", same)
+    if score_array.ndim != 1 or len(score_array) == 0:
+        raise _check.refuse(where, "scores", "have shape (n,) with n > 0", score_array.shape)
+    if same_array.shape != score_array.shape:
+        expected = f"have the shape of scores, {score_array.shape}"
+        raise _check.refuse(where, "same", expected, same_array.shape)
+    checked_scores = score_array.astype(np.float64)
+    if not np.isfinite(checked_scores).all():
+        nans, infinite = np.isnan(checked_scores).sum(), np.isinf(checked_scores).sum()
+        raise _check.refuse(where, "scores", "be finite", f"{nans} NaN and {infinite} infinite")
+    if not ((same_array == 0) | (same_array == 1)).all():
+        odd = same_array[(same_array != 0) & (same_array != 1)][0]
+        raise _check.refuse(where, "same", "hold only 0 and 1 (1 = same identity)", odd)
+    checked_same = same_array.astype(np.bool_)
+    if checked_same.all() or not checked_same.any():
+        got = f"{len(checked_same)} pairs that are all {'same' if checked_same[0] else 'different'}"
+        raise _check.refuse(where, "same", "hold both same and different pairs", got)
+    return checked_scores, checked_same
+
+
+def check_embeddings(where: str, embeddings: Values, name: str = "embeddings") -> Tensor:
+    """Embeddings (n, d) as a detached tensor of float32 at least, where they are."""
+    x = embeddings.detach() if isinstance(embeddings, Tensor) else torch.as_tensor(embeddings)
+    _check.matrix(where, name, x)
+    if x.numel() == 0:
+        raise _check.refuse(where, name, "hold at least one number", tuple(x.shape))
+    bad = int((~x.isfinite()).any(1).sum())
+    if bad:
+        raise _check.refuse(where, name, "be finite", f"{bad} rows with NaN or infinity")
+    return at_least_float32(x)
+
+
+def check_labels(where: str, labels: Values, n: int, name: str = "labels") -> NDArray[Any]:
+    """Identities, integers or names, as an array of n."""
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.shape != (n,):
+        raise _check.refuse(where, name, f"have shape (n,) = ({n},)", array.shape)
+    if array.dtype.kind not in "iuSU":
+        raise _check.refuse(where, name, "be integers or names", array.dtype, TypeError)
+    return array
+
+
+def to_array(where: str, name: str, value: Values) -> NDArray[Any]:
+    """Numbers as a numpy array: tensors detached and moved, floating-point ones as float64."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        array = (value.double() if value.is_floating_point() else value).numpy()
+    else:
+        array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise _check.refuse(where, name, "be numbers", array.dtype, TypeError)
+    return array
