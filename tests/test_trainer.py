@@ -255,3 +255,10 @@ def test_verify_says_who_is_who(run, lfw, capsys):
     for wrong in ([model, "nowhere.jpg", str(photos)], ["nowhere.pt", "a.jpg", "b.jpg"]):
         assert verify(wrong) == 1
         assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_command_in_the_result_names_no_folder_of_this_machine(main):
+    command = importlib.import_module("options").command
+    given = ["--data", "/x/y", "--cache=/z", "--loss", "bce", "--out", "/q", "--resume"]
+    assert command(given) == "python examples/lfw/train.py --data path/to/lfw --loss bce"
+    assert command(["--data", "synthetic"]).endswith("train.py --data synthetic")

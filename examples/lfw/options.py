@@ -62,7 +62,15 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
         args.margin = 1.0 if args.loss == "contrastive" else 0.2
     if args.amp is None:
         args.amp = args.device != "cpu" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    args.command = " ".join(
-        ["python examples/lfw/train.py", *(sys.argv[1:] if argv is None else argv)]
-    )
+    args.command = command(sys.argv[1:] if argv is None else argv)
     return args
+
+
+def command(given: list[str]) -> str:
+    """The command line that repeats a run, without the folders of this machine."""
+    words = [word for option in given for word in option.split("=", 1)]
+    folders = [k + 1 for k, word in enumerate(words[:-1]) if word in {"--cache", "--out"}]
+    kept = [w for k, w in enumerate(words) if k not in folders and k + 1 not in folders]
+    if "--data" in kept and kept[kept.index("--data") + 1] not in {"synthetic", "download"}:
+        kept[kept.index("--data") + 1] = "path/to/lfw"
+    return " ".join(["python examples/lfw/train.py", *(w for w in kept if w != "--resume")])
