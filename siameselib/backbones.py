@@ -78,13 +78,14 @@ class C19(nn.Module):
             image_size: Height and width of the new images, a multiple of 8.
 
         Returns:
-            The new net, on the same device, in the same mode.
+            The new net, of the same dtype, on the same device, in the same mode.
 
         Example:
+            >>> import torch
             >>> C19(image_size=32).resized(64)(torch.zeros(2, 3, 64, 64)).shape
             torch.Size([2, 1024])
         """
-        net = C19(image_size).to(next(self.parameters()).device).train(self.training)
+        net = C19(image_size).to(next(self.parameters())).train(self.training)
         old, new = self.image_size // 8, image_size // 8
         state = self.state_dict()
         maps = state["layers.16.weight"].view(-1, 512, old, old)
