@@ -82,7 +82,7 @@ def fit_threshold(scores: Values, same: Values) -> float:
     """Threshold of the best accuracy on these pairs, for use on *other* pairs.
 
     The threshold lies halfway between two neighbouring scores. Among equally accurate cuts the
-    one with the most even errors (smallest |false accepts - false rejects|) wins, then the
+    one whose false accepts and false rejects are most alike in number wins, then the
     higher one. If accepting everything is best, it is the lowest score; if accepting nothing
     is best, the next number above the highest score.
 
@@ -231,7 +231,7 @@ def verify_pairs(
         scores, same: (n,).
 
     Returns:
-        Verification; `str()` puts it in words, `.as_dict()` is ready for JSON.
+        Verification; `str()` puts it in words, ``as_dict()`` is ready for JSON.
 
     Raises:
         ValueError: shapes differ or are not (n,), a score or the threshold is not finite, one
