@@ -1,6 +1,8 @@
 """Feeding: face images, pair lists, protocols and the packed cache."""
 
+from siameselib.data.augment import Augment, prepare
 from siameselib.data.download import download_lfw
+from siameselib.data.faces import SyntheticFaces, synthetic_faces, synthetic_view
 from siameselib.data.packed import PackedImages, bad_images, decode_image, pack
 from siameselib.data.pairs import Pair, read_folds, read_pairs
 from siameselib.data.photo import read_photo
@@ -9,11 +11,13 @@ from siameselib.data.report import describe
 from siameselib.data.sources import ImageSource, identity, image_name, open_folder, open_lfw
 
 __all__ = [
+    "Augment",
     "ImageSource",
     "PackedImages",
     "Pair",
     "Part",
     "Protocol",
+    "SyntheticFaces",
     "View1",
     "View2",
     "bad_images",
@@ -25,8 +29,11 @@ __all__ = [
     "open_folder",
     "open_lfw",
     "pack",
+    "prepare",
     "read_folds",
     "read_pairs",
     "read_photo",
     "refuse_leak",
+    "synthetic_faces",
+    "synthetic_view",
 ]
