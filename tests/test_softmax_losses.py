@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from siameselib.functional import info_nce_loss, nt_xent_loss, sup_con_loss
+from siameselib.kernels import use_backend
 from siameselib.losses import InfoNCELoss, NTXentLoss, SupConLoss
+
+BACKENDS = ["reference", "streaming"]
 
 
 def matches(n=9, d=4, seed=0, dtype=torch.float64):
@@ -59,6 +62,18 @@ def test_info_nce_leaves_out_rows_of_one_identity(seed, n, identities, temperatu
     loss = info_nce_loss(x1, x2, labels, temperature=temperature)
     expected = naive_info_nce(x1, x2, labels, temperature)
     assert loss.item() == pytest.approx(expected, rel=1e-11, abs=1e-13)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+def test_info_nce_streams(temperature):
+    labels = torch.randint(20, (60,), generator=torch.Generator().manual_seed(0))
+    results = []
+    for backend in BACKENDS:
+        x1, x2 = (x.requires_grad_() for x in matches(60))
+        with use_backend(backend):
+            loss = info_nce_loss(x1, x2, labels, temperature=temperature)
+        results.append((loss, *torch.autograd.grad(loss, (x1, x2))))
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-12)
 
 
 def test_info_nce_gradcheck():
@@ -124,7 +139,6 @@ def test_info_nce_refuses(change, error, message):
         info_nce_loss(**{"x1": torch.zeros(3, 2), "x2": torch.zeros(3, 2)} | change)
 
 
-BACKENDS = ["reference", "streaming"]
 BATCH_LOSSES = [(sup_con_loss, SupConLoss), (nt_xent_loss, NTXentLoss)]
 both = pytest.mark.parametrize(("loss", "module"), BATCH_LOSSES)
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -386,6 +400,11 @@ def test_streaming_compiles_in_one_graph(loss, module):
         ({"embeddings": torch.zeros(3, 2).int()}, TypeError, "embeddings must be floating"),
         ({"temperature": -0.1}, ValueError, "temperature must be positive"),
         ({"reduction": "mean_active"}, ValueError, "reduction must be one of"),
+        (
+            {"embeddings": torch.full((3, 2), torch.nan), "validate": True},
+            ValueError,
+            "embeddings must",
+        ),
         ({"backend": "dense"}, ValueError, "backend must be one of"),
         ({"ref_offset": 0}, ValueError, "ref_offset must be None without ref"),
         ({"ref_labels": torch.zeros(3)}, ValueError, "ref_labels must be None without ref"),

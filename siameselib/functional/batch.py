@@ -32,6 +32,7 @@ def labelled_batch(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
+    validate: bool = False,
 ) -> Batch:
     """Check what every batch loss takes, and fill in the batch itself where no ``ref`` is given.
 
@@ -42,18 +43,22 @@ def labelled_batch(
         ref: a larger set to compare the batch with; None for the batch itself.
         ref_labels: the identities of ``ref``.
         ref_offset: where in ``ref`` the batch's own rows begin; None when they are not in it.
+        validate: whether to look for NaN and infinity, which waits for the device.
 
     Returns:
         The batch, in float32 at least.
 
     Raises:
-        ValueError: for shapes, devices or an offset that do not fit together.
+        ValueError: for shapes, devices or an offset that do not fit together, or, under
+            ``validate``, embeddings that are not finite.
         TypeError: for embeddings that are not floating point or labels that are not integers.
     """
     _check.matrix(where, "embeddings", embeddings)
     _check.labels(where, labels, len(embeddings))
     _check.same_device(where, "embeddings", embeddings, "labels", labels)
     _warn_of_pair_labels(where, labels)
+    if validate:
+        _check.finite(where, "embeddings", embeddings)
     x = at_least_float32(embeddings)
     if ref is None:
         for name, value in (("ref_labels", ref_labels), ("ref_offset", ref_offset)):
@@ -69,6 +74,8 @@ def labelled_batch(
     _check.labels(where, ref_labels, len(ref), "ref_labels")
     _check.same_device(where, "embeddings", embeddings, "ref", ref)
     _check.same_device(where, "ref", ref, "ref_labels", ref_labels)
+    if validate:
+        _check.finite(where, "ref", ref)
     if ref_offset is not None and not 0 <= ref_offset <= len(ref) - len(embeddings):
         expected = f"lie in [0, {len(ref) - len(embeddings)}], the batch being part of ref"
         raise _check.refuse(where, "ref_offset", expected, ref_offset)
@@ -86,7 +93,7 @@ def warn_when_idle(where: str, valid: Tensor) -> None:
 
 
 def _warn_of_pair_labels(where: str, labels: Tensor) -> None:
-    if not _readable(labels):
+    if not _readable(labels) or len(labels) < 18 or int(labels.amax()) > 1:
         return
     ones, zeros = int((labels == 1).sum()), int((labels == 0).sum())
     if ones + zeros == len(labels) and min(ones, zeros) > 8:

@@ -69,7 +69,7 @@ def paired_distance(x1: Tensor, x2: Tensor, metric: Metric = "euclidean") -> Ten
             return difference.square().sum(-1)
         scale = _power_of_two(difference)
         length: Tensor = torch.linalg.vector_norm(difference * scale, dim=-1)
-        return length / scale.squeeze(-1)
+        return length / torch.where(scale > 0, scale, 1).squeeze(-1)
 
 
 def mean_square_distance(x1: Tensor, x2: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def unit_rows(x: Tensor) -> Tensor:
     """
     x = x * _power_of_two(x)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.where(norm > 0, x / torch.where(norm > 0, norm, 1), 0)
+    return x / torch.where(norm > 0, norm, 1)
 
 
 def _cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
@@ -134,5 +134,7 @@ def _cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
 
 def _power_of_two(x: Tensor) -> Tensor:
     # Brings each row's largest entry near 1, exactly: squares neither overflow nor vanish.
-    exponent = torch.frexp(x.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-126, 126)
-    return torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), -exponent)
+    # 0 for a zero row, which so gets gradient 0.
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+    return torch.ldexp(largest.sign(), -exponent)

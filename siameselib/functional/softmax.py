@@ -74,6 +74,7 @@ def sup_con_loss(
     *,
     temperature: float = 0.1,
     reduction: str = "mean",
+    validate: bool = False,
     backend: str = "auto",
     ref: Tensor | None = None,
     ref_labels: Tensor | None = None,
@@ -94,6 +95,7 @@ def sup_con_loss(
         temperature: T.
         reduction: "mean" over the anchors with a positive and a negative, "sum", or "none" (one
             loss an anchor, 0 where not valid).
+        validate: whether to look for NaN and infinity, which waits for the device.
         backend: see :func:`siameselib.use_backend`.
         ref: a larger set to compare the batch with, such as a memory of past embeddings; None
             for the batch itself.
@@ -108,8 +110,8 @@ def sup_con_loss(
         The loss; a differentiable 0 when no anchor is valid, with a warning.
 
     Raises:
-        ValueError: for shapes that do not fit, an unknown reduction or backend, or a temperature
-            that is not positive.
+        ValueError: for shapes that do not fit, an unknown reduction or backend, a temperature
+            that is not positive, or, under ``validate``, embeddings that are not finite.
         TypeError: for embeddings that are not floating point or labels that are not integers.
 
     Example:
@@ -126,6 +128,7 @@ def sup_con_loss(
         labels,
         temperature=temperature,
         reduction=reduction,
+        validate=validate,
         backend=backend,
         ref=ref,
         ref_labels=ref_labels,
@@ -139,6 +142,7 @@ def nt_xent_loss(
     *,
     temperature: float = 0.1,
     reduction: str = "mean",
+    validate: bool = False,
     backend: str = "auto",
     ref: Tensor | None = None,
     ref_labels: Tensor | None = None,
@@ -158,6 +162,7 @@ def nt_xent_loss(
         temperature: T.
         reduction: "mean" over the pairs (a, p) whose anchor has a negative, "sum", or "none" (for
             each anchor the sum over its positives).
+        validate: whether to look for NaN and infinity, which waits for the device.
         backend: see :func:`siameselib.use_backend`.
         ref: a larger set to compare the batch with, such as a memory of past embeddings; None
             for the batch itself.
@@ -172,8 +177,8 @@ def nt_xent_loss(
         The loss; a differentiable 0 when there is no such pair, with a warning.
 
     Raises:
-        ValueError: for shapes that do not fit, an unknown reduction or backend, or a temperature
-            that is not positive.
+        ValueError: for shapes that do not fit, an unknown reduction or backend, a temperature
+            that is not positive, or, under ``validate``, embeddings that are not finite.
         TypeError: for embeddings that are not floating point or labels that are not integers.
 
     Example:
@@ -190,6 +195,7 @@ def nt_xent_loss(
         labels,
         temperature=temperature,
         reduction=reduction,
+        validate=validate,
         backend=backend,
         ref=ref,
         ref_labels=ref_labels,
@@ -231,6 +237,7 @@ def sup_con_with_stats(
     *,
     temperature: float,
     reduction: str,
+    validate: bool,
     backend: str,
     ref: Tensor | None,
     ref_labels: Tensor | None,
@@ -240,7 +247,7 @@ def sup_con_with_stats(
     where = "sup_con_loss"
     _check.positive(where, "temperature", temperature)
     _check.choice(where, "reduction", reduction, REDUCTIONS)
-    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         x = unit_rows(batch.x)
         y = x if ref is None else unit_rows(batch.ref)
@@ -257,8 +264,8 @@ def sup_con_with_stats(
         )
         losses = lse - seen.positive_sum / seen.positives.clamp(min=1) / temperature
         valid = (seen.positives > 0) & (seen.negatives > 0)
-        warn_when_idle(where, valid.sum())
         stats = _stats(seen, valid, losses, (seen.positives + seen.negatives).to(x.dtype).log())
+        warn_when_idle(where, stats.valid)
         return reduce(where, losses, valid, reduction), stats
 
 
@@ -268,6 +275,7 @@ def nt_xent_with_stats(
     *,
     temperature: float,
     reduction: str,
+    validate: bool,
     backend: str,
     ref: Tensor | None,
     ref_labels: Tensor | None,
@@ -277,7 +285,7 @@ def nt_xent_with_stats(
     where = "nt_xent_loss"
     _check.positive(where, "temperature", temperature)
     _check.choice(where, "reduction", reduction, REDUCTIONS)
-    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         x = unit_rows(batch.x)
         y = x if ref is None else unit_rows(batch.ref)
@@ -295,8 +303,8 @@ def nt_xent_with_stats(
             x, batch.labels, y, batch.ref_labels, own, lse, 1 / temperature, backend
         )
         pairs = torch.where(seen.negatives > 0, seen.positives, 0)
-        warn_when_idle(where, pairs.sum())
         stats = _stats(seen, pairs, losses, torch.log1p(seen.negatives.to(x.dtype)))
+        warn_when_idle(where, stats.valid)
         return reduce(where, losses, pairs, reduction), stats
 
 
@@ -316,13 +324,11 @@ def _census(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int 
     sums = y.new_zeros(len(y) + 1, y.shape[1])  # row k: the class whose first place is k
     sums = sums.index_add(0, torch.searchsorted(ordered, y_labels), y)
     alike = sums.index_select(0, torch.where(members > 0, first, len(y)))
-    positive_sum = (x * alike).sum(1)
-    negative_sum = (x * (y.sum(0) - alike)).detach().sum(1)
     negatives = len(y) - members
+    negative_sum = (x * (y.sum(0) - alike)).detach().sum(1)
     if offset is not None:
-        own = y[offset : offset + len(x)]
-        positive_sum, members = positive_sum - (x * own).sum(1), members - 1
-    return _Census(members, negatives, positive_sum, negative_sum)
+        alike, members = alike - y[offset : offset + len(x)], members - 1
+    return _Census(members, negatives, (x * alike).sum(1), negative_sum)
 
 
 def _own(offset: int | None, labels: Tensor) -> Tensor:

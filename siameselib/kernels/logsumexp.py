@@ -53,7 +53,7 @@ def logsumexp(
 
 def reference(x: Tensor, ids: Tensor, y: Tensor, y_ids: Tensor, scale: float) -> Tensor:
     """Compute N by the definition."""
-    similarity = scale * (x @ y.T)
+    similarity = (scale * x) @ y.T
     return similarity.masked_fill(ids[:, None] == y_ids, -torch.inf).logsumexp(1)
 
 

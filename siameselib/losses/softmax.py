@@ -55,11 +55,17 @@ class SupConLoss(nn.Module):
     """
 
     def __init__(
-        self, *, temperature: float = 0.1, reduction: str = "mean", backend: str = "auto"
+        self,
+        *,
+        temperature: float = 0.1,
+        reduction: str = "mean",
+        validate: bool = False,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.reduction = reduction
+        self.validate = validate
         self.backend = backend
         self.stats: Stats | None = None
 
@@ -77,6 +83,7 @@ class SupConLoss(nn.Module):
             labels,
             temperature=self.temperature,
             reduction=self.reduction,
+            validate=self.validate,
             backend=self.backend,
             ref=ref,
             ref_labels=ref_labels,
@@ -86,7 +93,7 @@ class SupConLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the keywords."""
-        return show(self, "temperature", "reduction", "backend")
+        return show(self, "temperature", "reduction", "validate", "backend")
 
 
 class NTXentLoss(nn.Module):
@@ -103,11 +110,17 @@ class NTXentLoss(nn.Module):
     """
 
     def __init__(
-        self, *, temperature: float = 0.1, reduction: str = "mean", backend: str = "auto"
+        self,
+        *,
+        temperature: float = 0.1,
+        reduction: str = "mean",
+        validate: bool = False,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.reduction = reduction
+        self.validate = validate
         self.backend = backend
         self.stats: Stats | None = None
 
@@ -125,6 +138,7 @@ class NTXentLoss(nn.Module):
             labels,
             temperature=self.temperature,
             reduction=self.reduction,
+            validate=self.validate,
             backend=self.backend,
             ref=ref,
             ref_labels=ref_labels,
@@ -134,4 +148,4 @@ class NTXentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the keywords."""
-        return show(self, "temperature", "reduction", "backend")
+        return show(self, "temperature", "reduction", "validate", "backend")
