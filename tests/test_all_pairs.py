@@ -106,6 +106,15 @@ def test_order_and_names_do_not_matter():
     assert first.auc == pytest.approx(second.auc, abs=1e-6)
 
 
+def test_batches_do_not_matter(monkeypatch):
+    x, labels = clusters(500, 40)
+    whole = all_pairs(x, labels, bins=97)
+    monkeypatch.setattr("siameselib.evaluation.streaming._BATCH", 1000)
+    parts = all_pairs(x, labels, bins=97)
+    np.testing.assert_array_equal(parts.true, whole.true)
+    np.testing.assert_array_equal(parts.false, whole.false)
+
+
 def test_operating_points():
     x, labels = clusters(800, 80, spread=0.7)
     found = all_pairs(x, labels)

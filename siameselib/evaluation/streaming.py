@@ -20,6 +20,7 @@ from siameselib.evaluation.scores import METRICS, factors
 from siameselib.evaluation.verification import TarAtFar, just_above, tar_from_counts
 from siameselib.kernels.tiles import Side, same, tiles
 
+_BATCH = 1 << 22  # bin numbers gathered before they are counted
 FARS = (0.1, 0.01, 0.001, 1e-4, 1e-5, 1e-6)
 
 
@@ -204,9 +205,20 @@ def _counts(
     """Pairs and same pairs per bin; the bin of a value never falls when the value rises."""
     per_unit = min(bins / max(high - low, 1e-300), 1e30)
     totals = torch.zeros(2, bins, dtype=torch.int64, device=left.x.device)
+    waiting: tuple[list[Tensor], list[Tensor]] = ([], [])
     for part in _pairs(left, right):
-        for total, values in zip(totals, part, strict=True):
-            numbers = values.sub(low).mul_(per_unit).to(torch.int32).clamp_(max=bins - 1)
-            total += torch.bincount(numbers, minlength=bins)
+        for total, numbers, values in zip(totals, waiting, part, strict=True):
+            scaled = values.sub(low).mul_(per_unit)
+            numbers.append(scaled.to(torch.int32).clamp_(max=bins - 1))
+            if sum(map(len, numbers)) > _BATCH:
+                _add(total, numbers)
+    for total, numbers in zip(totals, waiting, strict=True):
+        _add(total, numbers)
     every, alike = totals.cpu().numpy()
     return every, alike
+
+
+def _add(total: Tensor, numbers: list[Tensor]) -> None:
+    if numbers:
+        total += torch.bincount(torch.cat(numbers), minlength=len(total))
+    numbers.clear()
