@@ -60,7 +60,9 @@ def hardest(
     backend = choose("hardest", len(x), len(y), x.shape[1], backend)
     ids, y_ids = labels.long(), y_labels.long()
     columns = None if y is x else y.detach()
-    positive, negative = _hardest(x.detach(), ids, columns, y_ids, offset, backend)
+    # In eager mode the plain function: the first call of an operator imports all of torch._dynamo.
+    run = _hardest_op if torch.compiler.is_compiling() else _hardest
+    positive, negative = run(x.detach(), ids, columns, y_ids, offset, backend)
     return positive, negative
 
 
@@ -93,13 +95,11 @@ def beyond(
     backend = choose("beyond", len(x), len(y), x.shape[1], backend)
     ids, y_ids = labels.long(), y_labels.long()
     columns = None if y is x else y.detach()
-    row, positive, negative, farther = _beyond(
-        x.detach(), ids, columns, y_ids, offset, width, backend
-    )
+    run = _beyond_op if torch.compiler.is_compiling() else _beyond
+    row, positive, negative, farther = run(x.detach(), ids, columns, y_ids, offset, width, backend)
     return row, positive, negative, farther
 
 
-@torch.library.custom_op("siameselib::hardest", mutates_args=())
 def _hardest(
     x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor, offset: int | None, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -111,14 +111,16 @@ def _hardest(
         return run(*in_range(x, y), labels, y_labels, offset)
 
 
-@_hardest.register_fake
+_hardest_op = torch.library.custom_op("siameselib::hardest", _hardest, mutates_args=())
+
+
+@_hardest_op.register_fake
 def _(
     x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor, offset: int | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(labels), torch.empty_like(labels)
 
 
-@torch.library.custom_op("siameselib::beyond", mutates_args=())
 def _beyond(
     x: Tensor,
     labels: Tensor,
@@ -138,7 +140,10 @@ def _beyond(
         return run(*in_range(x, y), labels, y_labels, offset, width)
 
 
-@_beyond.register_fake
+_beyond_op = torch.library.custom_op("siameselib::beyond", _beyond, mutates_args=())
+
+
+@_beyond_op.register_fake
 def _(
     x: Tensor,
     labels: Tensor,

@@ -1,0 +1,229 @@
+"""The search kernels against loops over all entries, and their backends against each other."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from siameselib.kernels import extremes
+from siameselib.kernels.blocks import Slabs, in_range, squared
+
+
+def naive_hardest(x, labels, y, y_labels, offset):
+    """Loops over lists of floats; the first of equals, -1 for none."""
+    positive, negative = [], []
+    for i, (a, label) in enumerate(zip(x, labels, strict=True)):
+        distance = [math.dist(a, b) for b in y]
+        own = None if offset is None else offset + i
+        same = [j for j in range(len(y)) if y_labels[j] == label and j != own]
+        other = [j for j in range(len(y)) if y_labels[j] != label]
+        positive.append(max(same, key=lambda j: distance[j], default=-1))
+        negative.append(min(other, key=lambda j: distance[j], default=-1))
+    return positive, negative
+
+
+def naive_beyond(x, labels, y, y_labels, offset):
+    rows = []
+    for i, (a, label) in enumerate(zip(x, labels, strict=True)):
+        distance = [math.dist(a, b) for b in y]
+        own = None if offset is None else offset + i
+        other = [j for j in range(len(y)) if y_labels[j] != label]
+        for p in range(len(y)):
+            if y_labels[p] == label and p != own:
+                farther = [j for j in other if distance[j] > distance[p]]
+                n = min(farther, key=lambda j: distance[j], default=-1)
+                if not farther:
+                    n = max(other, key=lambda j: distance[j], default=-1)
+                rows.append((i, p, n, bool(farther)))
+    return rows
+
+
+def problem(seed, n=40, d=3, classes=6, kind="self"):
+    """Small whole numbers, so that equal distances are common and exact in every arithmetic."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(-2, 3, (n, d), generator=g).double()
+    labels = torch.randint(0, classes, (n,), generator=g)
+    if kind == "self":
+        return x, labels, x, labels, 0
+    if kind == "part":
+        return (
+            x,
+            labels,
+            torch.cat([x[:5], x, x[7:9]]),
+            torch.cat([labels[:5], labels, labels[7:9]]),
+            5,
+        )
+    y = torch.randint(-2, 3, (n // 2, d), generator=g).double()
+    return x, labels, y, torch.randint(0, classes, (n // 2,), generator=g), None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", ["reference", "streaming"])
+@pytest.mark.parametrize("kind", ["self", "part", "apart"])
+@pytest.mark.parametrize("classes", [1, 2, 6, 60])
+def test_finds_what_the_loops_find(backend, kind, classes, dtype):
+    x, labels, y, y_labels, offset = problem(classes, classes=classes, kind=kind)
+    lists = x.tolist(), labels.tolist(), y.tolist(), y_labels.tolist(), offset
+    columns = x.to(dtype) if kind == "self" else y.to(dtype)
+    args = x.to(dtype), labels, columns, y_labels, offset
+    found = extremes.hardest(*args, backend)
+    assert [t.tolist() for t in found] == list(naive_hardest(*lists))
+    found = extremes.beyond(*args, None, backend)
+    assert list(zip(*(t.tolist() for t in found), strict=True)) == naive_beyond(*lists)
+
+
+def test_width_lists_the_first_positives_and_pads():
+    x, labels, *_ = problem(0, classes=20)
+    every = extremes.beyond(x, labels, x, labels, 0)
+    for backend in ("reference", "streaming"):
+        row, positive, negative, farther = extremes.beyond(x, labels, x, labels, 0, 3, backend)
+        assert row.tolist() == [i for i in range(40) for _ in range(3)]
+        for i in range(40):
+            mine = (every[0] == i).nonzero().flatten()[:3]
+            here = slice(3 * i, 3 * i + len(mine))
+            assert torch.equal(positive[here], every[1][mine])
+            assert torch.equal(negative[here], every[2][mine])
+            assert torch.equal(farther[here], every[3][mine])
+            rest = slice(3 * i + len(mine), 3 * i + 3)
+            assert (positive[rest] == -1).all() and (negative[rest] == -1).all()
+            assert not farther[rest].any()
+
+
+def same_indices(x, y, labels, y_labels, offset, static=(False,), widths=(None, 2)):
+    x, y = in_range(x, x if y is x else y)
+    hard = extremes.reference_hardest(x, y, labels, y_labels, offset)
+    for width in widths:
+        semi = extremes.reference_beyond(x, y, labels, y_labels, offset, width)
+        for fixed in static:
+            found = extremes.streaming_hardest(x, y, labels, y_labels, offset, fixed)
+            assert all(map(torch.equal, hard, found))
+            found = extremes.streaming_beyond(x, y, labels, y_labels, offset, width, fixed)
+            assert all(map(torch.equal, semi, found))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 150),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([1e-20, 1e-3, 1.0, 1e20]),
+    st.sampled_from(["plain", "duplicates", "shifted", "near", "whole", "outlier", "zero rows"]),
+    st.integers(0, 10**6),
+)
+def test_backends_agree_to_the_last_index(n, d, classes, dtype, scale, shape, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=g, dtype=dtype)
+    if shape == "duplicates":
+        x = x[torch.randint(0, (n + 1) // 2, (n,), generator=g)]
+    elif shape == "shifted":
+        x += 100
+    elif shape == "near":
+        x = x[:1] + 1e-6 * x
+    elif shape == "whole":
+        x = x.round()
+    elif shape == "outlier":
+        x[0] *= 1e4
+    elif shape == "zero rows":
+        x[::2] = 0
+    x, labels = x * scale, torch.randint(0, classes, (n,), generator=g)
+    same_indices(x, x, labels, labels, 0)
+
+
+@pytest.mark.parametrize("classes", [2, 30, 300])
+def test_backends_agree_over_several_blocks(classes):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 16, generator=g)
+    labels = torch.randint(0, classes, (600,), generator=g)
+    y, y_labels = torch.cat([x[:1], x, x[:400]]), torch.cat([labels[:1], labels, labels[:400]])
+    widths = (2,) if classes == 2 else (None, 2)  # the reference takes pairs × columns
+    same_indices(x, y, labels, y_labels, 1, widths=widths)
+    # without equal distances eight candidates a row are enough
+    same_indices(x, x, labels, labels, 0, static=(False, True), widths=widths)
+
+
+def test_backends_agree_in_reduced_precision():
+    before = torch.get_float32_matmul_precision()
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 64, generator=g)
+    labels = torch.arange(200) // 4
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert Slabs(x, x).error > 1e-3
+        same_indices(x, x, labels, labels, 0)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_bounds_hold(dtype, scale):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 130, generator=g, dtype=dtype) * torch.rand(300, 1, generator=g) * scale
+    x[200:] = x[:100]
+    x[100:200] = x[:100] * (1 + 1e-4)
+    slabs = Slabs(x, x)
+    true = squared(x[:, None], x)
+    for rows, slab in slabs.blocks():
+        assert (slab[:, 300:] == torch.inf).all()
+        bound = slab[:, :300]
+        assert (bound <= true[rows]).all()
+        ceiling = torch.stack([slabs.ceiling(slabs.x_square[rows], b) for b in bound.T], 1)
+        assert (true[rows] <= ceiling).all()
+        assert (ceiling - bound <= 1e-3 * scale**2 * 300).all()
+
+
+def test_nan_is_found():
+    x = torch.randn(20, 4)
+    x[7] = torch.nan
+    labels = torch.arange(20) // 5
+    for backend in ("reference", "streaming"):
+        positive, negative = extremes.hardest(x, labels, x, labels, 0, backend)
+        assert (negative >= 0).all() and (positive >= 0).all()
+        assert x[negative[10:]].isnan().any(1).all()
+        row, _, negative, farther = extremes.beyond(x, labels, x, labels, 0, None, backend)
+        assert farther.all() and x[negative[row > 9]].isnan().any(1).all()
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the number of entries of the largest tensor that any operation returned."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(each, torch.Tensor):
+                self.entries = max(self.entries, each.untyped_storage().nbytes() // 4)
+        return result
+
+
+@pytest.mark.parametrize("classes", [2, 512])
+def test_streaming_never_holds_the_matrix(classes):
+    n = 2048
+    x, labels = torch.randn(n, 16), torch.arange(n) % classes
+    with Largest() as largest:
+        extremes.streaming_hardest(x, x, labels, labels, 0)
+    assert largest.entries <= n * n / 3
+    if classes > 2:  # with two classes the pairs alone are n²/2
+        with Largest() as largest:
+            extremes.streaming_beyond(x, x, labels, labels, 0, None)
+        assert largest.entries <= n * n / 3
+
+
+@pytest.mark.parametrize("offset", [None, 0])
+def test_operations_are_well_formed(offset):
+    x, labels = torch.randn(12, 3), torch.arange(12) // 3
+    y = None if offset == 0 else torch.randn(12, 3)
+    for backend in ("reference", "streaming"):
+        torch.library.opcheck(
+            torch.ops.siameselib.hardest.default, (x, labels, y, labels, offset, backend)
+        )
+        for width in (None, 2):
+            torch.library.opcheck(
+                torch.ops.siameselib.beyond.default,
+                (x, labels, y, labels, offset, width, backend),
+            )
