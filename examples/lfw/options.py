@@ -33,17 +33,17 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
     add("--normalize", action=yes_no, help="unit embeddings; default: not for bce, contrastive")
     add("--margin", type=float, help="default: 1 for contrastive, 0.2 for triplets")
     add("--temperature", type=float, default=0.1)
-    add("--image-size", type=int, default=64, help="pixels, a multiple of 8")
+    add("--image-size", type=int, help="pixels, a multiple of 8; default: 64, drawings 32")
     add("--start-size", type=int, default=32, help="image size of the first --start-epochs")
     add("--start-epochs", type=int, default=0, help="epochs at --start-size, which cost less")
     add("--crop", type=int, default=150, help="central part of LFW's 250 x 250 frames that is used")
     add("--augment", action=yes_no, default=True, help="flip, shift, scale, rotation, light")
     add("--erase", type=float, default=0.0, help="share of the images that lose a rectangle")
-    add("--epochs", type=int, default=12)
+    add("--epochs", type=int, default=20)
     add("--batch-size", type=int, default=64, help="pairs per step, for a loss on pairs")
     add("--people-per-batch", type=int, default=24, help="P, for a loss on labelled batches")
     add("--images-per-person", type=int, default=4, help="K, for a loss on labelled batches")
-    add("--singletons", type=int, default=24, help="single-image people added to such a batch")
+    add("--singletons", type=int, help="single-image people in such a batch; default: 24 or all")
     add("--lr", type=float, default=1e-3)
     add("--weight-decay", type=float, default=0.05)
     add("--holdout", type=float, default=0.1, help="share of the training people for validation")
@@ -56,6 +56,8 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
     args = parser.parse_args(argv)
     if args.loss in BATCH_LOSSES and args.train_on == "pairs":
         parser.error(f"--loss {args.loss} needs identity labels: use --train-on people")
+    if args.image_size is None:
+        args.image_size = 32 if args.data == "synthetic" else 64
     if args.normalize is None:
         args.normalize = args.loss not in {"bce", "contrastive"}
     if args.margin is None:

@@ -8,8 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from siameselib.data import Protocol, View1, View2, open_lfw, pack
-from siameselib.data.download import download_lfw
+from siameselib.data import (
+    Protocol,
+    View1,
+    View2,
+    download_lfw,
+    open_lfw,
+    pack,
+    synthetic_faces,
+    synthetic_view,
+)
 from siameselib.samplers import PairSampler, PKSampler
 
 PAIR_LOSSES = ("bce", "contrastive", "info-nce")
@@ -44,8 +52,6 @@ def load(args: argparse.Namespace) -> tuple[Any, list[Protocol]]:
     if args.data == "synthetic":
         if args.view == 2:
             raise ValueError("--view 2 is a protocol of the real LFW; the drawings have one view")
-        from siameselib.data.faces import synthetic_faces, synthetic_view
-
         faces = synthetic_faces(size=args.image_size)
         return faces, [synthetic_view(faces)]
     source = open_lfw(download_lfw(args.cache) if args.data == "download" else args.data)
@@ -111,11 +117,12 @@ def batches(
         return
     labels = task.labels[task.rows]
     if args.loss in BATCH_LOSSES:
+        single = int((np.unique(labels, return_counts=True)[1] == 1).sum())
         groups = PKSampler(
             labels,
             args.people_per_batch,
             args.images_per_person,
-            extra_singletons=args.singletons,
+            extra_singletons=min(24, single) if args.singletons is None else args.singletons,
             seed=args.seed,
         )
         groups.set_epoch(epoch)
