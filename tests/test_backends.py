@@ -1,0 +1,87 @@
+"""Which backend runs, and what it says when it cannot."""
+
+import pytest
+import torch
+
+import siameselib as sl
+from siameselib.kernels import OPERATIONS, choose, extremes, unsupported
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The search backends that ran, in order."""
+    names = []
+    for name in ("reference", "streaming"):
+        function = getattr(extremes, f"{name}_hardest")
+        monkeypatch.setattr(
+            extremes,
+            f"{name}_hardest",
+            lambda *args, name=name, function=function: names.append(name) or function(*args),
+        )
+    return names
+
+
+def mine(n, **keywords):
+    sl.BatchHardMiner(**keywords)(torch.randn(n, 8), torch.arange(n) // 2)
+
+
+def test_auto_is_dense_when_tiny(ran):
+    mine(10)
+    mine(1000)
+    assert ran == ["reference", "streaming"]
+
+
+def test_explicit_backend_runs(ran):
+    mine(10, backend="streaming")
+    mine(300, backend="reference")
+    assert ran == ["streaming", "reference"]
+
+
+def test_use_backend_is_the_meaning_of_auto(ran):
+    with sl.use_backend("streaming"):
+        mine(10)
+        with sl.use_backend("reference"):
+            mine(10)
+            mine(10, backend="streaming")
+        mine(10)
+    mine(10)
+    assert ran == ["streaming", "reference", "streaming", "streaming", "reference"]
+
+
+def test_use_backend_ends_with_an_error(ran):
+    with pytest.raises(RuntimeError), sl.use_backend("streaming"):
+        raise RuntimeError
+    mine(10)
+    assert ran == ["reference"]
+
+
+def test_explicit_backend_that_cannot_run_says_why():
+    message = "hardest: backend 'triton' cannot run: there is no Triton kernel for hardest"
+    assert unsupported("hardest", "triton") is not None
+    with pytest.raises(ValueError, match=message):
+        mine(10, backend="triton")
+    with pytest.raises(ValueError, match=message), sl.use_backend("triton"):
+        mine(10)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match=r"name must .* got 'cuda'"), sl.use_backend("cuda"):
+        pass
+    with pytest.raises(ValueError, match="backend must be one of"):
+        choose("hardest", 1, 1, 1, "fastest")
+    with pytest.raises(ValueError, match="op must be one of"):
+        sl.explain("softest", torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_explain_says_what_auto_chooses(op):
+    tiny, large = torch.zeros(4, 8), torch.zeros(4096, 8)
+    assert sl.explain(op, tiny) == (
+        f"{op} of (4, 4) pairs in 8 dimensions on cpu: reference, the quicker one when tiny"
+    )
+    assert sl.explain(op, large, tiny).startswith(f"{op} of (4096, 4) pairs in 8 dimensions")
+    assert sl.explain(op, large).endswith(": streaming, in linear memory")
+    with sl.use_backend("reference"):
+        assert sl.explain(op, large).endswith(": reference, as asked for")
+    with sl.use_backend("triton"):
+        assert "triton, which cannot run: there is no Triton kernel for" in sl.explain(op, large)
