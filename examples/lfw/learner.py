@@ -1,6 +1,8 @@
 """The net with its loss: a batch of images in, the loss out."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from task import BATCH_LOSSES
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import siameselib as sl
+from siameselib.data import Augment, prepare
 from siameselib.evaluation import Verifier
 
 HEADS = {"concat": sl.ConcatHead, "interaction": sl.InteractionHead}
@@ -49,6 +52,20 @@ class Learner(nn.Module):
             {"params": others, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.args.lr, fused=True)
+
+    def views(self) -> Callable[[Tensor], Tensor]:
+        """What makes stored images into what the net, as it is now, is trained on."""
+        size, strength = self.backbone.image_size, self.args.strength
+        if not self.args.augment:
+            return partial(prepare, size=size)
+        return Augment(
+            size,
+            shift=0.04 * strength,
+            scale=0.1 * strength,
+            rotate=0.12 * strength,
+            colour=0.2 * strength,
+            erase=self.args.erase,
+        )
 
     def verifier(self) -> Verifier:
         """How the net, as it is now, compares two photos."""

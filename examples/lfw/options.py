@@ -38,6 +38,7 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
     add("--start-epochs", type=int, default=0, help="epochs at --start-size, which cost less")
     add("--crop", type=int, default=150, help="central part of LFW's 250 x 250 frames that is used")
     add("--augment", action=yes_no, default=True, help="flip, shift, scale, rotation, light")
+    add("--strength", type=float, default=1.0, help="scales shift, zoom, rotation and light")
     add("--erase", type=float, default=0.0, help="share of the images that lose a rectangle")
     add("--epochs", type=int, default=20)
     add("--batch-size", type=int, default=64, help="pairs per step, for a loss on pairs")

@@ -14,7 +14,6 @@ import platform
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import siameselib as sl
-from siameselib.data import Augment, Protocol
-from siameselib.data import prepare as still
+from siameselib.data import Protocol
 from siameselib.evaluation import Verifier, accuracy_at, auc, fit_threshold, verify_pairs
 from siameselib.files import replacing
 
@@ -38,8 +36,7 @@ MAY_CHANGE = {"resume", "out", "cache", "data", "command", "commit", "device", "
 
 
 def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -> dict[str, Any]:
-    size = learner.backbone.image_size
-    augment = Augment(size, erase=args.erase) if args.augment else partial(still, size=size)
+    augment = learner.views()
     torch.manual_seed(hash((args.seed, epoch)) % 2**31)
     labels = torch.from_numpy(task.labels).to(images.device)
     learner.train()
