@@ -71,6 +71,17 @@ def lfw(tmp_path_factory):
         other = [f"{p}\t1\t{q}\t1" for p, q in zip(chosen, chosen[1:] + chosen[:1], strict=True)]
         other = (3 * other)[: len(same)]
         (root / f"pairsDev{part}.txt").write_text("\n".join([str(len(same)), *same, *other]) + "\n")
+    folds = [people[k::3] for k in range(3)]
+    lines = ["\n".join([str(len(f)), *(f"{p}\t{counts[p]}" for p in f)]) for f in folds]
+    (root / "people.txt").write_text("\n".join(["3", *lines]) + "\n")
+    same = [[p for p in fold if counts[p] > 1][:8] for fold in folds]
+    lines = [f"{p}\t1\t2" for fold in same for p in fold]
+    for k, fold in enumerate(same):
+        others = fold[1:] + fold[:1]
+        lines[16 * k + 8 : 16 * k + 8] = [
+            f"{p}\t1\t{q}\t1" for p, q in zip(fold, others, strict=True)
+        ]
+    (root / "pairs.txt").write_text("\n".join(["3\t8", *lines]) + "\n")
     return root
 
 
@@ -117,6 +128,20 @@ def test_every_loss_trains_and_reports(run, options):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 300
     assert not list(out.glob(".*"))
+
+
+def test_view_2_trains_a_net_a_fold(run):
+    code, out = run("--view 2 --epochs 1")
+    assert code == 0
+    result = json.loads((out / "result.json").read_text())
+    folds = [json.loads((out / f"fold-{k}" / "result.json").read_text()) for k in (1, 2, 3)]
+    accuracies = [fold["accuracy"] for fold in folds]
+    assert result["protocol"] == "lfw-view-2"
+    assert set(result) >= RESULT
+    assert result["n_pairs"] == 48
+    assert result["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert result["accuracy_se"] == pytest.approx(np.std(accuracies, ddof=1) / np.sqrt(3))
+    assert [fold["protocol"] for fold in folds] == [f"lfw-view-2-fold-{k}" for k in range(3)]
 
 
 def test_it_learns(run):

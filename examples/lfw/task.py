@@ -89,7 +89,7 @@ def prepare(args: argparse.Namespace, images: Any, protocol: Protocol) -> Task:
         seen[np.concatenate([listed.i, listed.j])] = True
         of_train &= seen
     free = np.flatnonzero(of_train & of_kept)
-    drawn = PairSampler(images.labels[free], batch_size=20, num_batches=100, seed=args.seed)
+    drawn = PairSampler(images.labels[free], batch_size=2, num_batches=1000, seed=args.seed)
     i, j, same = map(np.concatenate, zip(*drawn, strict=True))
     validation = Pairs(free[i], free[j], same == 1)
     if args.train_on == "pairs":

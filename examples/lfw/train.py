@@ -164,24 +164,21 @@ def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[
 
 
 def average(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """View 2's figure: the mean over the ten folds, with s / sqrt(10) as its standard error."""
-    mean = {k: float(np.mean([r[k] for r in results])) for k in ("accuracy", "auc", "eer")}
-    spread = float(np.std([r["accuracy"] for r in results], ddof=1) / math.sqrt(len(results)))
-    pairs, seconds = (sum(r[k] for r in results) for k in ("n_pairs", "seconds"))
-    folds = [{k: r[k] for k in ("accuracy", "auc", "eer", "threshold")} for r in results]
-    return (
-        results[0]
-        | mean
-        | {
-            "protocol": "lfw-view-2",
-            "accuracy_se": spread,
-            "n_pairs": pairs,
-            "seconds": seconds,
-            "threshold": None,
-            "tar_at_far": None,
-            "folds": folds,
-        }
-    )
+    """View 2's figure: the mean over the folds, with s / sqrt(folds) as its standard error."""
+    figures = ("accuracy", "auc", "eer", "threshold", "tar_at_far", "d_prime", "n_pairs")
+    folds = [{name: fold[name] for name in figures} for fold in results]
+    mean = {k: float(np.mean([fold[k] for fold in folds])) for k in ("accuracy", "auc", "eer")}
+    spread = np.std([fold["accuracy"] for fold in folds], ddof=1) / math.sqrt(len(folds))
+    sums = ("n_pairs", "n_same", "validation_pairs", "seconds")
+    summary = {
+        "protocol": "lfw-view-2",
+        "accuracy_se": float(spread),
+        "threshold": None,
+        "tar_at_far": None,
+        "d_prime": None,
+        "folds": folds,
+    }
+    return results[0] | mean | {k: sum(fold[k] for fold in results) for k in sums} | summary
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
