@@ -56,6 +56,12 @@ def _listed(people):
     return [f"{person}\t{PEOPLE[person]}" for person in people]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Start every test from the same random state, whichever tests ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def small_lfw(tmp_path_factory):
     """A folder like LFW's: images unpacked, as tar and as tgz, and all protocol files."""
