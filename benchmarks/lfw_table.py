@@ -25,6 +25,7 @@ BEGIN, END = "<!-- lfw-table:begin -->", "<!-- lfw-table:end -->"
 RECIPE = ("train_on", "loss", "head", "backbone", "image_size")
 MEASURED = ("n_pairs", "accuracy", "accuracy_se", "auc", "eer", "seconds", "device")
 PER_RUN = re.compile(r"\s--(?:seed|out)[ =]\S+")  # what may differ between runs of one row
+TELLING = re.compile(r"--(?:margin[ =]\S+|no-augment|normalize)(?!\S)")  # shown beside the loss
 NEEDED = ("protocol", "seed", "command", *RECIPE, *MEASURED)
 HEADER = (
     "| trained on | loss | head | net, size | accuracy, each seed | mean | AUC | EER | minutes |\n"
@@ -90,7 +91,7 @@ def _row(row: list[Result]) -> str:
     minutes = mean(run["seconds"] for run in row) / 60
     cells = [
         first["train_on"],
-        first["loss"],
+        " ".join([first["loss"], *(f"`{flag}`" for flag in TELLING.findall(first["command"]))]),
         first["head"] or "–",
         f"{first['backbone']}, {first['image_size']} px",
         seeds,

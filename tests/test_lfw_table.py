@@ -64,6 +64,11 @@ def test_different_recipes_are_never_averaged(results, key):
     assert "| 0.990 | 0.990 |" in text
 
 
+def test_options_that_change_the_loss_stand_beside_it():
+    command = "python train.py --loss bce --margin 1 --no-augment --normalize-not 3 --out x"
+    assert "| bce `--margin 1` `--no-augment` |" in lfw_table.table([RUN | {"command": command}])
+
+
 def test_one_table_a_protocol():
     text = lfw_table.table([RUN | {"protocol": "lfw-view-2"}, RUN])
     assert text.count(lfw_table.HEADER) == 2
