@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import siameselib as sl
 from siameselib.data import prepare
-from siameselib.evaluation import Verifier
+from siameselib.evaluation import Verifier, fit_threshold
 
 SIZE = 16
 
@@ -89,6 +89,21 @@ def test_verdict_in_words(verifier):
     assert str(verifier.judge(low)).startswith("different people, p = ")
     assert verifier.judge(verifier.threshold).same
     assert verifier.judge(high).probability > verifier.judge(low).probability
+
+
+def test_verdict_and_probability_never_contradict(verifier):
+    rng = np.random.default_rng(0)
+    same = rng.random(200) < 0.5
+    verifier.fit(rng.normal(size=200) + same, same)
+    for score in rng.normal(size=100):
+        assert verifier.judge(score).same == (verifier.judge(score).probability >= 0.5)
+
+
+def test_scores_that_tell_nothing_get_the_most_accurate_cut(verifier):
+    scores, same = [0.1, 0.2, 0.3, 0.4, 0.5], [1, 1, 0, 0, 1]
+    verifier.fit(scores, same)
+    assert verifier.platt.slope < 0
+    assert verifier.threshold == fit_threshold(scores, same)
 
 
 def test_refusals(photos, tmp_path):

@@ -156,7 +156,13 @@ class Verifier:
         return np.asarray(score.double().cpu().numpy(), dtype=np.float64)
 
     def fit(self, scores: ArrayLike, same: ArrayLike, **fitted_on: Any) -> Verifier:
-        """Fit threshold and probabilities on pairs of people that were never trained on.
+        """Fit probabilities and threshold on pairs of people that were never trained on.
+
+        The threshold is the score at which a pair is as likely same as different, so verdict and
+        probability never contradict each other; it rests on all scores and moves less from one
+        small set of pairs to the next than the most accurate cut does. Where same pairs do not
+        score higher than different ones there is no such score, and the most accurate cut is
+        taken.
 
         Args:
             scores: The similarities of the pairs, from :meth:`scores`.
@@ -166,8 +172,11 @@ class Verifier:
         Returns:
             The verifier itself.
         """
-        self.threshold = fit_threshold(scores, same)
         self.platt = fit_platt(scores, same)
+        if self.platt.slope > 0:
+            self.threshold = -self.platt.offset / self.platt.slope
+        else:
+            self.threshold = fit_threshold(scores, same)
         self.fitted_on = fitted_on
         return self
 
