@@ -3,6 +3,7 @@
 from siameselib.backbones import C19
 from siameselib.kernels import explain, use_backend
 from siameselib.losses import (
+    BatchAllTripletLoss,
     BatchHardTripletLoss,
     BCEPairLoss,
     ContrastiveLoss,
@@ -26,6 +27,7 @@ from siameselib.siamese import (
 __all__ = [
     "C19",
     "BCEPairLoss",
+    "BatchAllTripletLoss",
     "BatchHardMiner",
     "BatchHardTripletLoss",
     "ConcatHead",

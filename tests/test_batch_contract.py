@@ -352,6 +352,18 @@ def test_backends_agree(any_of_them, n, dtype, loose):
             assert all(map(torch.equal, results[0], other))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_streaming_compiles_in_one_graph(loss, reduction):
+    x, labels = batch(70, 5)
+    criterion = make(loss, backend="streaming", reduction=reduction)
+    torch._dynamo.reset()
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    found = [each(x, labels) for each in (compiled, criterion)]
+    torch.testing.assert_close(*found)
+    slope = torch.linspace(0, 1, found[0].numel(), dtype=torch.float64).view_as(found[0])
+    torch.testing.assert_close(*(torch.autograd.grad((slope * v).sum(), x)[0] for v in found))
+
+
 # miners as modules (for losses see test_loss_contract)
 
 

@@ -1,5 +1,6 @@
 """The mathematics: pure functions, tensors in, tensors out."""
 
+from siameselib.functional.all_triplets import batch_all_triplet_loss
 from siameselib.functional.batch_triplets import (
     batch_hard_triplet_loss,
     semi_hard_triplet_loss,
@@ -18,6 +19,7 @@ from siameselib.functional.triplets import triplet_loss
 __all__ = [
     "Stats",
     "Triplets",
+    "batch_all_triplet_loss",
     "batch_hard_triplet_loss",
     "bce_pair_loss",
     "contrastive_loss",

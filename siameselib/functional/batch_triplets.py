@@ -197,7 +197,7 @@ def batch_hard_with_stats(
 ) -> tuple[Tensor, Stats]:
     """Return :func:`batch_hard_triplet_loss` and what it saw."""
     where = "batch_hard_triplet_loss"
-    _check_keywords(where, margin, metric, reduction)
+    check_keywords(where, margin, metric, reduction)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
     if validate:
         validate_batch(where, batch)
@@ -224,7 +224,7 @@ def semi_hard_with_stats(
 ) -> tuple[Tensor, Stats]:
     """Return :func:`semi_hard_triplet_loss` and what it saw."""
     where = "semi_hard_triplet_loss"
-    _check_keywords(where, margin, metric, reduction)
+    check_keywords(where, margin, metric, reduction)
     check_semi_hard(where, fallback, max_positives)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
     if validate:
@@ -235,7 +235,8 @@ def semi_hard_with_stats(
     return _loss_of(batch, anchors, triplets, margin, metric, soft, reduction)
 
 
-def _check_keywords(where: str, margin: float, metric: str, reduction: str) -> None:
+def check_keywords(where: str, margin: float, metric: str, reduction: str) -> None:
+    """Refuse keywords that no triplet loss on a batch takes."""
     _check.positive(where, "margin", margin)
     _check.choice(where, "metric", metric, BATCH_METRICS)
     _check.choice(where, "reduction", reduction, REDUCTIONS)

@@ -18,6 +18,7 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
     "beyond": True,
     "logsumexp": False,
     "softplus_sum": False,
+    "triplet_sum": True,
 }
 _default = "auto"
 _TINY = 1 << 19  # entries of all differences up to which the dense reference is the quicker one

@@ -25,15 +25,18 @@ def squared(a: Tensor, b: Tensor) -> Tensor:
 
 def in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Scale both by one power of two where their squares would otherwise overflow or vanish."""
-    largest = torch.maximum(x.abs().amax(), y.abs().amax())
-    exponent = torch.frexp(largest).exponent
-    top = int(torch.finfo(x.dtype).max ** 0.5).bit_length() - 8
-    shift = exponent.clamp(-top // 2, top) - exponent
+    shift = range_shift(x, y)
     if shift.device.type == "cpu" and shift == 0:
         return x, y
-    scale = torch.ldexp(torch.ones_like(largest), shift)
-    scaled = x * scale
-    return scaled, scaled if y is x else y * scale
+    scaled = torch.ldexp(x, shift)
+    return scaled, scaled if y is x else torch.ldexp(y, shift)
+
+
+def range_shift(x: Tensor, y: Tensor) -> Tensor:
+    """Return by which power of two to scale, 0 for ordinary numbers."""
+    exponent = torch.frexp(torch.maximum(x.abs().amax(), y.abs().amax())).exponent
+    top = int(torch.finfo(x.dtype).max ** 0.5).bit_length() - 8
+    return exponent.clamp(-top // 2, top) - exponent
 
 
 class Grouped(NamedTuple):
@@ -121,6 +124,14 @@ def least_from(keys: Tensor, floor: Tensor, out: Tensor, *, above: bool = False)
     return torch.where(least < 0, (least - shift[:, None]).view(keys.dtype), torch.inf)
 
 
+def pair_counts(labels: Tensor, y_labels: Tensor, offset: int | None) -> tuple[Tensor, Tensor]:
+    """Return how many positives and how many negatives each row has, two (n,) vectors."""
+    ordered = y_labels.long().sort().values
+    ids = labels.long()
+    same = torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
+    return same - int(offset is not None), len(ordered) - same
+
+
 class Slabs:
     """Lower bounds of the squared distances between rows and columns, a block of rows at a time.
 
@@ -168,12 +179,15 @@ def _error(x: Tensor) -> float:
     # Dot products and sums of d + 2 terms lose at most (d + 2) u of the sum of absolute terms,
     # which 2 (|x|² + |y|²) bounds; the same again for the direct difference; the rest is for
     # squares and centring. Reduced precision rounds both factors first.
-    unit = torch.finfo(x.dtype).eps / 2
-    rounding = 0.0
-    if x.dtype == torch.float32:
-        backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
-        precision = getattr(backend.matmul, "fp32_precision", None)
-        if precision is None:
-            precision = torch.get_float32_matmul_precision()
-        rounding = _FACTOR_ROUNDING.get(precision, 0.0)
-    return unit * (5 * x.shape[1] + 16) + 4 * rounding
+    return torch.finfo(x.dtype).eps / 2 * (5 * x.shape[1] + 16) + 4 * factor_rounding(x)
+
+
+def factor_rounding(x: Tensor) -> float:
+    """Return what matrix products of such a tensor round its entries by before they multiply."""
+    if x.dtype != torch.float32:
+        return 0.0
+    backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
+    precision = getattr(backend.matmul, "fp32_precision", None)
+    if precision is None:
+        precision = torch.get_float32_matmul_precision()
+    return _FACTOR_ROUNDING.get(precision, 0.0)

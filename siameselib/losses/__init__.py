@@ -5,13 +5,18 @@ tensors. After a call ``criterion.stats`` tells what the loss saw
 (:class:`siameselib.functional.Stats`).
 """
 
-from siameselib.losses.batch_triplets import BatchHardTripletLoss, SemiHardTripletLoss
+from siameselib.losses.batch_triplets import (
+    BatchAllTripletLoss,
+    BatchHardTripletLoss,
+    SemiHardTripletLoss,
+)
 from siameselib.losses.pairs import BCEPairLoss, ContrastiveLoss
 from siameselib.losses.softmax import InfoNCELoss, NTXentLoss, SupConLoss
 from siameselib.losses.triplets import TripletLoss
 
 __all__ = [
     "BCEPairLoss",
+    "BatchAllTripletLoss",
     "BatchHardTripletLoss",
     "ContrastiveLoss",
     "InfoNCELoss",
