@@ -108,6 +108,7 @@ def run(main, lfw, tmp_path):
         "--loss info-nce",
         "--loss batch-hard",
         "--loss semi-hard",
+        "--loss batch-all",
         "--loss nt-xent",
         "--loss supcon",
     ],

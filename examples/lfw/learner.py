@@ -34,6 +34,7 @@ class Learner(nn.Module):
             "info-nce": lambda: sl.InfoNCELoss(temperature=args.temperature),
             "batch-hard": lambda: sl.BatchHardTripletLoss(margin=args.margin),
             "semi-hard": lambda: sl.SemiHardTripletLoss(margin=args.margin),
+            "batch-all": lambda: sl.BatchAllTripletLoss(margin=args.margin),
             "supcon": lambda: sl.SupConLoss(temperature=args.temperature),
             "nt-xent": lambda: sl.NTXentLoss(temperature=args.temperature),
         }[args.loss]()

@@ -21,7 +21,7 @@ from siameselib.data import (
 from siameselib.samplers import PairSampler, PKSampler
 
 PAIR_LOSSES = ("bce", "contrastive", "info-nce")
-BATCH_LOSSES = ("batch-hard", "semi-hard", "supcon", "nt-xent")
+BATCH_LOSSES = ("batch-hard", "semi-hard", "batch-all", "supcon", "nt-xent")
 
 
 class Pairs(NamedTuple):
