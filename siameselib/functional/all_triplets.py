@@ -9,7 +9,6 @@ from siameselib import _check
 from siameselib.functional.batch import labelled_batch, warn_when_idle
 from siameselib.functional.batch_triplets import check_keywords
 from siameselib.functional.distances import unit_rows
-from siameselib.functional.mining import validate_batch
 from siameselib.functional.stats import Stats
 from siameselib.kernels.blocks import pair_counts
 from siameselib.kernels.triplet_sum import triplet_sum
@@ -124,9 +123,7 @@ def batch_all_with_stats(
         raise _check.refuse(where, "window", "be one of None, 'semi-hard'", repr(window))
     if window and soft:
         raise _check.refuse(where, "window", "be None when soft", repr(window))
-    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
-    if validate:
-        validate_batch(where, batch)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         cosine = metric == "cosine"
         x = unit_rows(batch.x) if cosine else batch.x

@@ -10,7 +10,6 @@ from siameselib.functional.mining import (
     check_semi_hard,
     hardest_triplets,
     semi_hard_triplets,
-    validate_batch,
 )
 from siameselib.functional.reduction import REDUCTIONS
 from siameselib.functional.stats import Stats
@@ -198,9 +197,7 @@ def batch_hard_with_stats(
     """Return :func:`batch_hard_triplet_loss` and what it saw."""
     where = "batch_hard_triplet_loss"
     check_keywords(where, margin, metric, reduction)
-    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
-    if validate:
-        validate_batch(where, batch)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = hardest_triplets(batch, metric, backend)
     warn_when_idle(where, triplets.valid.sum())
     return _loss_of(batch, batch.x, triplets, margin, metric, soft, reduction)
@@ -226,9 +223,7 @@ def semi_hard_with_stats(
     where = "semi_hard_triplet_loss"
     check_keywords(where, margin, metric, reduction)
     check_semi_hard(where, fallback, max_positives)
-    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset)
-    if validate:
-        validate_batch(where, batch)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = semi_hard_triplets(batch, metric, fallback, max_positives, backend)
     warn_when_idle(where, triplets.valid.sum())
     anchors = batch.x.index_select(0, triplets.anchor)

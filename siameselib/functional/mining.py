@@ -210,17 +210,9 @@ def _mine(
 ) -> Triplets:
     _check.choice(where, "metric", metric, BATCH_METRICS)
     batch = labelled_batch(where, *arguments)
-    if validate:
-        validate_batch(where, batch)
     triplets = choose(batch)
     warn_when_idle(where, triplets.valid.sum())
     return triplets
-
-
-def validate_batch(where: str, batch: Batch) -> None:
-    """Refuse embeddings that are not finite."""
-    _check.finite(where, "embeddings", batch.x)
-    _check.finite(where, "ref", batch.ref)
 
 
 def _searched(batch: Batch, metric: str) -> tuple[Tensor, Tensor]:
