@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def run(main, lfw, tmp_path):
     "options",
     [
         "--train-on pairs --loss bce --head concat --no-augment",
-        "--train-on pairs --loss bce --head interaction --normalize",
+        "--train-on pairs --loss bce --head interaction",
         "--train-on pairs --loss contrastive",
         "--train-on pairs --loss info-nce --start-epochs 1 --start-size 8",
         "--loss bce --head distance",
@@ -246,11 +247,42 @@ def test_impossible_options_are_named(run, capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_options_that_contradict_each_other(run, capsys):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--train-on pairs --loss batch-hard", "needs identity labels"),
+        ("--loss bce --normalize", "not for --loss bce"),
+        ("--epochs 0", "--epochs must be at least 1, got 0"),
+        ("--start-epochs 2 --epochs 2", "below --epochs 2, got 2"),
+    ],
+)
+def test_options_that_contradict_each_other(run, capsys, options, message):
     with pytest.raises(SystemExit) as stopped:
-        run("--train-on pairs --loss batch-hard")
+        run(options)
     assert stopped.value.code == 2
-    assert "needs identity labels" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(run, capsys):
+    _, out = run("--loss supcon --epochs 1")
+    whole = (out / "checkpoint.pt").read_bytes()
+    (out / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    assert run("--loss supcon --epochs 1 --resume")[0] == 1
+    assert "checkpoint.pt is damaged" in capsys.readouterr().err
+
+
+def test_view_2_goes_on_with_the_folds_it_never_reached(run):
+    code, out = run("--view 2 --epochs 1")
+    whole = json.loads((out / "result.json").read_text())
+    first = (out / "fold-1" / "history.jsonl").read_text()
+    shutil.rmtree(out / "fold-3")
+    (out / "result.json").unlink()
+    code, out = run("--view 2 --epochs 1 --resume")
+    assert code == 0
+    again = json.loads((out / "result.json").read_text())
+    assert again["folds"][:2] == whole["folds"][:2]
+    assert (out / "fold-1" / "history.jsonl").read_text() == first
+    assert (out / "fold-3" / "model.pt").exists()
 
 
 def test_missing_folder_and_bad_images(run, lfw, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """What survives a crash: the state after the last finished epoch."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def save(
 def resume(out: Path, settings: dict[str, Any], learner: Learner) -> tuple[list, Any]:
     if not (out / "checkpoint.pt").is_file():
         raise ValueError(f"--resume: {out} holds no checkpoint.pt")
-    kept = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+    try:
+        kept = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"--resume: {out / 'checkpoint.pt'} is damaged ({error})") from error
     differ = [
         f"--{k.replace('_', '-')} was {kept['settings'].get(k)}, is {v}"
         for k, v in settings.items()

@@ -57,6 +57,15 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
     args = parser.parse_args(argv)
     if args.loss in BATCH_LOSSES and args.train_on == "pairs":
         parser.error(f"--loss {args.loss} needs identity labels: use --train-on people")
+    if args.loss == "bce" and args.normalize:
+        parser.error("--normalize is not for --loss bce: its heads standardise what they compare")
+    if args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
+    if not 0 <= args.start_epochs < args.epochs:
+        limit = f"at least 0 and below --epochs {args.epochs}"
+        parser.error(f"--start-epochs must be {limit}, got {args.start_epochs}")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch finds no CUDA device here")
     if args.image_size is None:
         args.image_size = 32 if args.data == "synthetic" else 64
     if args.normalize is None:

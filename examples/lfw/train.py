@@ -98,7 +98,8 @@ def run(args: argparse.Namespace, packed: Any, protocol: Protocol, out: Path) ->
     optimizer = learner.optimizer()
     settings = {k: v for k, v in vars(args).items() if k not in MAY_CHANGE}
     history: list[dict[str, Any]] = []
-    if args.resume:
+    unfinished_view = out != Path(args.out)  # folds that an interrupted View 2 never reached
+    if args.resume and not (unfinished_view and not (out / "checkpoint.pt").exists()):
         history, optimizer = resume(out, settings, learner)
     forward = torch.compile(learner) if args.compile else learner
     steps = sum(1 for _ in batches(args, task, 0))
