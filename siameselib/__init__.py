@@ -1,4 +1,13 @@
-"""siameselib: metric learning and verification."""
+"""siameselib: metric learning and verification.
+
+    feeding      data · samplers       images, pair lists, protocols; which images meet in a batch
+    learning     losses · miners       modules; `functional` has the same as functions
+                 siamese · backbones   two images through one net, heads, `freeze`, `C19`
+    judging      evaluation · plot     thresholds, ROC, retrieval, a `Verifier` to save; pictures
+    beneath      kernels               sums and searches over distances that are never all stored
+
+``same`` is 1 for one identity, everywhere. A loss keeps what it saw in ``criterion.stats``.
+"""
 
 from siameselib.backbones import C19
 from siameselib.kernels import explain, use_backend
