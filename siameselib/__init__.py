@@ -3,6 +3,7 @@
     feeding      data · samplers       images, pair lists, protocols; which images meet in a batch
     learning     losses · miners       modules; `functional` has the same as functions
                  siamese · backbones   two images through one net, heads, `freeze`, `C19`
+                 distributed           a batch loss over the batches of all processes
     judging      evaluation · plot     thresholds, ROC, retrieval, a `Verifier` to save; pictures
     beneath      kernels               sums and searches over distances that are never all stored
 
@@ -10,6 +11,7 @@
 """
 
 from siameselib.backbones import C19
+from siameselib.distributed import CrossProcessLoss, gather_batch
 from siameselib.kernels import explain, use_backend
 from siameselib.losses import (
     BatchAllTripletLoss,
@@ -42,6 +44,7 @@ __all__ = [
     "ConcatHead",
     "ContrastiveLoss",
     "Coverage",
+    "CrossProcessLoss",
     "DistanceHead",
     "InfoNCELoss",
     "InteractionHead",
@@ -56,6 +59,7 @@ __all__ = [
     "TripletLoss",
     "explain",
     "freeze",
+    "gather_batch",
     "unfreeze",
     "use_backend",
 ]

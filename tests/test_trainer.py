@@ -320,3 +320,32 @@ def test_the_command_in_the_result_names_no_folder_of_this_machine(main):
     given = ["--data", "/x/y", "--cache=/z", "--loss", "bce", "--out", "/q", "--resume"]
     assert command(given) == "python examples/lfw/train.py --data path/to/lfw --loss bce"
     assert command(["--data", "synthetic"]).endswith("train.py --data synthetic")
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--loss batch-hard --start-epochs 1 --start-size 8", "--loss bce --train-on pairs"],
+)
+def test_two_processes_train_together(lfw, tmp_path, options):
+    out = tmp_path / "out"
+    fixed = ["--data", str(lfw), "--cache", str(tmp_path / "cache"), "--out", str(out)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    subprocess.run(
+        [
+            *torchrun,
+            "--nproc-per-node",
+            "2",
+            str(EXAMPLE / "train.py"),
+            *QUICK.split(),
+            *options.split(),
+            *fixed,
+        ],
+        check=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    result = json.loads((out / "result.json").read_text())
+    assert result["processes"] == 2 and 0 <= result["accuracy"] <= 1
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in history] == [1, 2]
+    assert (out / "model.pt").exists()

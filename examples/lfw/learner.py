@@ -38,6 +38,8 @@ class Learner(nn.Module):
             "supcon": lambda: sl.SupConLoss(temperature=args.temperature),
             "nt-xent": lambda: sl.NTXentLoss(temperature=args.temperature),
         }[args.loss]()
+        if args.loss in BATCH_LOSSES:
+            self.criterion = sl.CrossProcessLoss(self.criterion)
 
     def grow(self) -> None:
         """Go on at the full image size."""

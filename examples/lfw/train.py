@@ -2,6 +2,7 @@
 
     python examples/lfw/train.py --data synthetic
     python examples/lfw/train.py --data path/to/lfw --image-size 64
+    torchrun --nproc-per-node 8 examples/lfw/train.py --data path/to/lfw --image-size 128
 
 One loop, no framework. All lands in --out: result.json, history.jsonl, model.pt (for verify.py),
 checkpoint.pt (for --resume) and pictures.
@@ -23,6 +24,7 @@ from checkpoint import resume, save
 from learner import Learner
 from options import read_options
 from pictures import draw
+from processes import PROCESSES, RANK, leave, one_by_one, part, ready, start
 from task import Pairs, batches, load, prepare
 from torch import Tensor
 from tqdm import tqdm
@@ -37,7 +39,7 @@ MAY_CHANGE = {"resume", "out", "cache", "data", "command", "commit", "device", "
 
 def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -> dict[str, Any]:
     augment = learner.views()
-    torch.manual_seed(hash((args.seed, epoch)) % 2**31)
+    torch.manual_seed(hash((args.seed, epoch)) % 2**31 + RANK)
     labels = torch.from_numpy(task.labels).to(images.device)
     learner.train()
     start, seen, losses, active = time.perf_counter(), 0, [], []
@@ -46,19 +48,20 @@ def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -
         f"epoch {epoch + 1}/{args.epochs}",
         steps,
         leave=False,
-        disable=None,
+        disable=True if RANK else None,
     )
     for step, (rows, target) in enumerate(bar):
         share = (epoch * steps + step + 0.5) / (args.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1, share / 0.1) * (1 + math.cos(math.pi * share)) / 2
+        rows, target = part(rows, target)
         rows = torch.from_numpy(rows).to(images.device)
         x = augment(images[rows]).contiguous(memory_format=torch.channels_last)
         loss = forward(x, torch.from_numpy(target).to(images.device), labels[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        seen += len(rows)
+        seen += PROCESSES * len(rows)
         losses.append(loss.detach())
         active.append(learner.criterion.stats.active)
         if step % 10 == 0:
@@ -101,13 +104,16 @@ def run(args: argparse.Namespace, packed: Any, protocol: Protocol, out: Path) ->
     unfinished_view = out != Path(args.out)  # folds that an interrupted View 2 never reached
     if args.resume and not (unfinished_view and not (out / "checkpoint.pt").exists()):
         history, optimizer = resume(out, settings, learner)
-    forward = torch.compile(learner) if args.compile else learner
+    forward = ready(args, learner)
     steps = sum(1 for _ in batches(args, task, 0))
     for epoch in range(len(history), args.epochs):
         if epoch and epoch == args.start_epochs:
             learner.grow()
-            optimizer = learner.optimizer()
+            optimizer, forward = learner.optimizer(), ready(args, learner)
         line = train_epoch(args, epoch, steps, task, images, learner, forward, optimizer)
+        history.append(line)
+        if RANK:
+            continue
         scores, *_ = score(learner.verifier(), images, task.validation)
         same = task.validation.same
         threshold = fit_threshold(scores, same)
@@ -116,7 +122,6 @@ def run(args: argparse.Namespace, packed: Any, protocol: Protocol, out: Path) ->
             "threshold": threshold,
             "val_accuracy": accuracy_at(scores, same, threshold)[0],
         }
-        history.append(line)
         save(out, settings, learner, optimizer, history)
         print(
             f"epoch {epoch + 1}/{args.epochs}: loss {line['loss']:.4f}, validation AUC "
@@ -124,6 +129,8 @@ def run(args: argparse.Namespace, packed: Any, protocol: Protocol, out: Path) ->
             f"{line['images'] / line['seconds']:.0f} images/s",
             flush=True,
         )
+    if RANK:
+        return {}
     return judge(args, out, learner.verifier(), images, packed, task, protocol, history)
 
 
@@ -148,6 +155,7 @@ def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[
         "seconds": seconds,
         "images_per_second": sum(line["images"] for line in history) / seconds,
         "device": args.device,
+        "processes": PROCESSES,
         "machine": platform.processor() or platform.machine(),
         "versions": {
             "siameselib": sl.__version__,
@@ -202,14 +210,16 @@ def main(argv: list[str] | None = None) -> int:
     args.commit = commit()
     out = Path(args.out)
     try:
-        packed, folds = load(args)
+        start(args)
+        packed, folds = one_by_one(load, args)
         if len(folds) == 1:
             result = run(args, packed, folds[0], out)
         else:
-            result = average(
-                [run(args, packed, f, out / f"fold-{k}") for k, f in enumerate(folds, 1)]
-            )
-            write(out / "result.json", result)
+            results = [run(args, packed, f, out / f"fold-{k}") for k, f in enumerate(folds, 1)]
+            if not RANK:
+                result = average(results)
+                write(out / "result.json", result)
+        leave()
     except KeyboardInterrupt:
         print(
             f"\ninterrupted: finished epochs are kept in {out}, go on with --resume",
@@ -219,6 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    if RANK:
+        return 0
     print(
         f"{result['protocol']}: accuracy {result['accuracy']:.4f} ± {result['accuracy_se']:.4f}, "
         f"AUC {result['auc']:.4f}, EER {result['eer']:.4f} on {result['n_pairs']} pairs of people "
