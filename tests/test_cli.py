@@ -240,7 +240,7 @@ def test_download(run, tmp_path, monkeypatch):
         assert (folder, images) == (str(tmp_path), "funneled")
         return tmp_path / "lfw-funneled.tgz"
 
-    monkeypatch.setattr("siameselib.cli.download_lfw", deliver)
+    monkeypatch.setattr("siameselib.cli.lfw.download_lfw", deliver)
     code, out, _ = run("download", "--out", tmp_path, "--images", "funneled")
     assert code == 0
     assert out.splitlines()[1] == f"next: siameselib lfw info --data {tmp_path}/lfw-funneled.tgz"

@@ -1,16 +1,9 @@
-"""The ``siameselib`` command.
-
-Exit codes: 0 all well, 1 trouble with the data, 2 wrong usage, 130 interrupted.
-"""
+"""``siameselib lfw``: Labeled Faces in the Wild, downloaded, looked at, packed."""
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
 
-import siameselib
+from siameselib.cli.words import PLAIN, Rooms, add_json, positive, say, sentence, several
 from siameselib.data.download import ARCHIVES, download_lfw
 from siameselib.data.packed import pack
 from siameselib.data.report import describe
@@ -24,41 +17,13 @@ _FACES_HELP = "your own faces instead: a folder that holds one folder of images 
 _SHOWN = 20
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: arguments; None takes the process's.
-
-    Returns:
-        The exit code.
-    """
-    args = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = args.run
-    try:
-        return run(args)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (OSError, ValueError, ImportError) as error:
-        print(f"siameselib: {error}", file=sys.stderr)
-        return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="siameselib",
-        description="Metric learning and verification in PyTorch: the data side.",
-        epilog="exit codes: 0 all well, 1 trouble with the data, 2 wrong usage, 130 interrupted",
-    )
-    parser.add_argument("--version", action="version", version=siameselib.__version__)
-    rooms = parser.add_subparsers(required=True, metavar="ROOM")
+def add(rooms: Rooms) -> None:
+    """Teach the parser ``lfw`` and its tasks."""
     lfw = rooms.add_parser(
         "lfw",
         help="Labeled Faces in the Wild",
         description="Labeled Faces in the Wild: get it, look at it, pack it.",
-        formatter_class=plain,
+        formatter_class=PLAIN,
         epilog=(
             "first steps:\n"
             "  siameselib lfw download --out lfw      fetch the images and the protocol files\n"
@@ -84,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pair lists to look up too: official files, or lines 'path1 path2 label' (1 = same)",
     )
     task.add_argument("--check", action="store_true", help="decode every image (about 15 s)")
-    task.add_argument("--json", action="store_true", help="machine-readable output")
+    add_json(task)
     task.set_defaults(run=_info)
 
     task = tasks.add_parser(
@@ -95,14 +60,14 @@ def _parser() -> argparse.ArgumentParser:
             "memory. An up-to-date pack is left as it is; the file holds no paths and may be "
             "copied to another machine."
         ),
-        formatter_class=plain,
+        formatter_class=PLAIN,
         epilog="example:\n  siameselib lfw pack --data lfw --out cache --size 128 --format jpeg",
     )
     _add_source(task)
     task.add_argument("--out", required=True, metavar="DIR", help="folder for the pack")
     task.add_argument(
         "--size",
-        type=_positive,
+        type=positive,
         metavar="PIXELS",
         default=64,
         help="side of the images (default: 64)",
@@ -121,14 +86,14 @@ def _parser() -> argparse.ArgumentParser:
         help="raw pixels are mapped as they lie; jpeg is ten times smaller (default: raw)",
     )
     task.add_argument(
-        "--workers", type=_positive, metavar="N", help="threads (default: one per core)"
+        "--workers", type=positive, metavar="N", help="threads (default: one per core)"
     )
     task.add_argument(
         "--skip-bad",
         action="store_true",
         help="leave out broken, missing, wrongly sized and non-image files instead of stopping",
     )
-    task.add_argument("--json", action="store_true", help="machine-readable output")
+    add_json(task)
     task.set_defaults(run=_pack)
 
     task = tasks.add_parser(
@@ -147,19 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         default="deepfunneled",
         help="which alignment (default: deepfunneled)",
     )
-    task.add_argument("--json", action="store_true", help="machine-readable output")
+    add_json(task)
     task.set_defaults(run=_download)
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
 
 
 def _crop(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
+    return 0 if text == "0" else positive(text)
 
 
 def _add_source(task: argparse.ArgumentParser) -> None:
@@ -178,21 +136,21 @@ def _info(args: argparse.Namespace) -> int:
         f"({most['person']} has {most['images']:,})"
     ]
     if view := facts["view_1"]:
-        lines += [f"view 1, {side}: {_sentence(part)}" for side, part in view.items()]
+        lines += [f"view 1, {side}: {sentence(part)}" for side, part in view.items()]
     if view := facts["view_2"]:
-        lines.append(f"view 2: {_sentence(view)}")
+        lines.append(f"view 2: {sentence(view)}")
     lines += facts["notes"]
     if not args.faces and not facts["protocol_dir"]:
         lines.append("no protocol files (pairs*.txt, people*.txt) beside the images")
     for file in args.pairs:
-        lines.append(f"{file}: {_sentence(facts['pair_lists'][file])}")
+        lines.append(f"{file}: {sentence(facts['pair_lists'][file])}")
     lines.append(
-        _several(problems, "problem") + ("" if args.check else " (images not decoded: --check)")
+        several(problems, "problem") + ("" if args.check else " (images not decoded: --check)")
     )
     lines += [f"  {problem}" for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"  … {len(problems) - _SHOWN:,} more; --json lists them all")
-    _say(args, facts, "\n".join(lines))
+    say(args, facts, "\n".join(lines))
     return 1 if problems else 0
 
 
@@ -225,34 +183,18 @@ def _pack(args: argparse.Namespace) -> int:
     ]
     if packed.skipped:
         lines += [
-            f"{_several(packed.skipped, 'file')} left out",
+            f"{several(packed.skipped, 'file')} left out",
             *(f"  {bad}" for bad in packed.skipped),
         ]
-    _say(args, facts, "\n".join(lines))
+    say(args, facts, "\n".join(lines))
     return 0
 
 
 def _download(args: argparse.Namespace) -> int:
     archive = download_lfw(args.out, images=args.images)
-    _say(args, {"path": str(archive)}, f"{archive}\nnext: siameselib lfw info --data {archive}")
+    say(args, {"path": str(archive)}, f"{archive}\nnext: siameselib lfw info --data {archive}")
     return 0
 
 
 def _open(args: argparse.Namespace) -> ImageSource:
     return open_folder(args.faces) if args.faces else open_lfw(args.data)
-
-
-def _say(args: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
-    print(json.dumps(facts, indent=2) if args.json else text)
-
-
-def _sentence(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
-
-
-def _several(things: list[str], word: str) -> str:
-    return f"{len(things) or 'no'} {word}{'' if len(things) == 1 else 's'}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

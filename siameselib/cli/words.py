@@ -1,0 +1,36 @@
+"""What the tasks share: numbers in, sentences or JSON out."""
+
+import argparse
+import json
+from typing import Any, TypeAlias
+
+Rooms: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+PLAIN = argparse.RawDescriptionHelpFormatter
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def add_json(task: argparse.ArgumentParser) -> None:
+    """Add ``--json``, which `say` obeys."""
+    task.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def say(args: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
+    """Print the facts, as JSON if the user asked for it."""
+    print(json.dumps(facts, indent=2) if args.json else text)
+
+
+def sentence(counts: dict[str, int]) -> str:
+    """Put counts into words: ``{"pairs_of_people": 2}`` is "2 pairs of people"."""
+    return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+
+
+def several(things: list[str], word: str) -> str:
+    """Count things: "no problems", "1 problem", "2 problems"."""
+    return f"{len(things) or 'no'} {word}{'' if len(things) == 1 else 's'}"
