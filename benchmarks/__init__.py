@@ -1,0 +1,1 @@
+"""What siameselib is measured with."""

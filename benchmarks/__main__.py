@@ -1,0 +1,20 @@
+"""Measure siameselib: ``python -m benchmarks cpu``; ``--help`` behind a name says more."""
+
+import sys
+
+COMMANDS = {"cpu": "benchmarks.engine.cpu"}
+
+
+def main() -> int:
+    """Run the benchmark named first on the command line."""
+    name = sys.argv[1] if len(sys.argv) > 1 else None
+    if name not in COMMANDS:
+        print(f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} [options]", file=sys.stderr)
+        return 2
+    module = __import__(COMMANDS[name], fromlist=["main"])
+    code: int = module.main(sys.argv[2:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The losses that are measured and who else has them: one line a loss, one function a peer."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+import siameselib as sl
+from benchmarks.engine import dense
+from benchmarks.engine.dense import MARGIN, TEMPERATURE
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+PEERS = ("siameselib", "pytorch-metric-learning", "sentence-transformers", "dense", "gemm")
+PACKAGES = {
+    "pytorch-metric-learning": "pytorch_metric_learning",
+    "sentence-transformers": "sentence_transformers",
+}
+
+
+class Case(NamedTuple):
+    """A loss: makers of ours and of the peers' (None where a peer does not have it)."""
+
+    ours: Callable[[], nn.Module]
+    dense: Loss
+    pml: Callable[[], Loss] | None = None
+    st: Callable[[], Loss] | None = None
+
+
+def peer(case: str, name: str) -> Loss | None:
+    """Build one peer's form of a loss; None where it has none."""
+    found = CASES[case]
+    if name == "siameselib":
+        return found.ours()
+    if name == "dense":
+        return found.dense
+    if name in PACKAGES and not find_spec(PACKAGES[name]):
+        return None
+    if name == "gemm":
+        return gemm if case == "batch-hard" else None
+    make = found.pml if name == "pytorch-metric-learning" else found.st
+    return make() if make else None
+
+
+def gemm(x: Tensor, labels: Tensor) -> Tensor:
+    """No loss: one sweep of plain products of tiles, the least that any of them has to do."""
+    rows = max(1, (1 << 22) // len(x))
+    for part in x.detach().split(rows):
+        part @ x.detach().T
+    return 0 * x.sum()
+
+
+def _pml(loss: str, miner: str | None = None, **keywords: Any) -> Loss:
+    from pytorch_metric_learning import distances, losses, miners, reducers
+
+    if loss in {"TripletMarginLoss", "ContrastiveLoss"}:
+        keywords["distance"] = distances.LpDistance(normalize_embeddings=False)
+    if keywords.pop("mean", False):
+        keywords["reducer"] = reducers.MeanReducer()
+    criterion = getattr(losses, loss)(**keywords)
+    if miner is None:
+        return lambda x, labels: criterion(x, labels)
+    chosen = {
+        "hard": lambda: miners.BatchHardMiner(distance=keywords["distance"]),
+        "semi-hard": lambda: miners.TripletMarginMiner(
+            MARGIN, type_of_triplets="semihard", distance=keywords["distance"]
+        ),
+    }[miner]()
+    return lambda x, labels: criterion(x, labels, chosen(x, labels))
+
+
+def _st(loss: str) -> Loss:
+    from sentence_transformers.sentence_transformer import losses
+
+    criterion = getattr(losses, f"{loss}Loss")(None, margin=MARGIN)
+    words = "".join(f"_{c.lower()}" if c.isupper() else c for c in loss).strip("_")
+    compute = getattr(criterion, f"{words}_loss")
+    return lambda x, labels: compute(labels, x)
+
+
+def _triplets(**keywords: Any) -> Callable[[], Loss]:
+    return lambda: _pml("TripletMarginLoss", margin=MARGIN, **keywords)
+
+
+CASES = {
+    "batch-hard": Case(
+        lambda: sl.BatchHardTripletLoss(margin=MARGIN),
+        dense.batch_hard,
+        _triplets(miner="hard", mean=True),
+        lambda: _st("BatchHardTriplet"),
+    ),
+    "batch-all": Case(
+        lambda: sl.BatchAllTripletLoss(margin=MARGIN, reduction="mean_active"),
+        dense.batch_all,
+        _triplets(),
+        lambda: _st("BatchAllTriplet"),
+    ),
+    "semi-hard window": Case(
+        lambda: sl.BatchAllTripletLoss(margin=MARGIN, window="semi-hard", reduction="mean_active"),
+        dense.semi_hard_window,
+        _triplets(miner="semi-hard"),
+    ),
+    "semi-hard": Case(
+        lambda: sl.SemiHardTripletLoss(margin=MARGIN),
+        dense.semi_hard,
+        None,
+        lambda: _st("BatchSemiHardTriplet"),
+    ),
+    "SupCon": Case(
+        lambda: sl.SupConLoss(temperature=TEMPERATURE),
+        dense.sup_con,
+        lambda: _pml("SupConLoss", temperature=TEMPERATURE),
+    ),
+    "NT-Xent": Case(
+        lambda: sl.NTXentLoss(temperature=TEMPERATURE),
+        dense.nt_xent,
+        lambda: _pml("NTXentLoss", temperature=TEMPERATURE),
+    ),
+}

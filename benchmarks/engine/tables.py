@@ -1,0 +1,159 @@
+"""From the cells that were measured to a Markdown page, a picture and the promised ratios."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from siameselib.files import replacing
+
+PML = "pytorch-metric-learning"
+PROMISES = (  # case, rows, times as fast as PML, part of its memory; at M = 8, D = 128
+    ("batch-hard", 8192, 15, 15),
+    ("batch-all", 1024, 50, 30),
+    ("batch-all", 4096, 40, 30),
+    ("semi-hard window", 4096, 30, 40),
+    ("contrastive", 8192, 6, 20),
+    ("SupCon", 8192, 6, 30),
+    ("NT-Xent", 256, 1000, 100),
+)
+NOISE = 1.03
+
+Cell = dict[str, Any]
+
+
+def text(kept: dict[str, Any]) -> str:
+    """Draw the page: machine, promises, and one table a loss."""
+    machine = kept["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    lines = [
+        f"Measured {machine['date']} on {machine['processor']}, {machine['threads']} threads, "
+        f"commit `{machine['commit']}`; {versions}.",
+        "Forward and backward, median, the peers in turn in one process each; memory is how far "
+        "the process's peak grew. Batches of unit vectors in noisy clusters, margin 0.2, "
+        "temperature 0.1.",
+        "",
+        *promises(kept["cells"]),
+    ]
+    groups = defaultdict(list)
+    for cell in kept["cells"]:
+        groups[cell["case"], cell["per_class"], cell["width"]].append(cell)
+    for (case, per_class, width), cells in sorted(groups.items()):
+        errors = ", ".join(f"{k} {v:.2f}" for k, v in kept["parity"][case].items())
+        lines += [
+            "",
+            f"### {case}, M = {per_class}, D = {width}",
+            "",
+            f"Error as a share of what is allowed: {errors}.",
+            "",
+            *table(cells),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def promises(cells: list[Cell]) -> list[str]:
+    """Say what was promised, and what was measured."""
+    found = _lookup(cells)
+    lines = [
+        "| loss | B | times as fast as PML | promised | part of PML's memory | promised |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case, rows, speed, memory in PROMISES:
+        ours, theirs = (found.get((case, rows, 8, 128, n)) for n in ("siameselib", PML))
+        if ours is None or theirs is None or "seconds" not in ours or "seconds" not in theirs:
+            fast = part = (theirs or {}).get("failed", "not measured")
+        else:
+            fast = f"{theirs['seconds'] / ours['seconds']:.1f}"
+            part = f"1/{theirs['bytes'] / max(ours['bytes'], 1 << 20):.0f}"
+        lines.append(f"| {case} | {rows:,} | {fast} | {speed} | {part} | 1/{memory} |")
+    slower = [
+        f"{cell['case']} at B = {cell['rows']:,}, M = {cell['per_class']}, D = {cell['width']}: "
+        f"{1e3 * cell['seconds']:.2f} ms, {name} {1e3 * other['seconds']:.2f} ms"
+        for k, cell in found.items()
+        if k[4] == "siameselib" and "seconds" in cell
+        for name in (PML, "dense")
+        if (other := found.get((*k[:4], name))) and "seconds" in other
+        if cell["seconds"] > NOISE * other["seconds"]
+    ]
+    lines += ["", "Slower than a peer by more than 3 %: " + ("; ".join(slower) or "nothing") + "."]
+    return lines
+
+
+def table(cells: list[Cell]) -> list[str]:
+    """Draw the sizes of one loss as rows and the peers as columns."""
+    peers = list(dict.fromkeys(cell["peer"] for cell in cells))
+    lines = ["| B | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|"]
+    for rows in sorted({cell["rows"] for cell in cells}):
+        of_size = {cell["peer"]: cell for cell in cells if cell["rows"] == rows}
+        shown = [_shown(of_size.get(name)) for name in peers]
+        lines.append(f"| {rows:,} | " + " | ".join(shown) + " |")
+    return lines
+
+
+def _shown(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if "seconds" not in cell:
+        return str(cell.get("failed") or cell["skipped"])
+    time = 1e3 * cell["seconds"]
+    digits = 2 if time < 10 else 1 if time < 100 else 0
+    return f"{time:,.{digits}f} ms, {cell['bytes'] / 2**20:,.0f} MiB"
+
+
+def _lookup(cells: list[Cell]) -> dict[Any, Cell]:
+    names = ("case", "rows", "per_class", "width", "peer")
+    return {tuple(cell[n] for n in names): cell for cell in cells}
+
+
+def write(kept: dict[str, Any], folder: Path) -> None:
+    """Write engine.md and engine.png."""
+    with replacing(folder / "engine.md") as temporary:
+        temporary.write_text("# The engine on the CPU\n\n" + text(kept))
+    if kept["cells"]:
+        with replacing(folder / "engine.png") as temporary:
+            _draw(kept["cells"], temporary)
+
+
+def _draw(cells: list[Cell], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    chosen = [c for c in cells if c["per_class"] == 8 and c["width"] == 128 and "seconds" in c]
+    cases = list(dict.fromkeys(cell["case"] for cell in chosen))
+    peers = [p for p in dict.fromkeys(c["peer"] for c in chosen) if p != "gemm"]
+    figure, axes = pyplot.subplots(
+        2, len(cases), figsize=(2.6 * len(cases), 5.6), sharex=True, sharey="row", squeeze=False
+    )
+    for column, case in enumerate(cases):
+        for name in peers:
+            of_peer = sorted(
+                (c["rows"], 1e3 * c["seconds"], max(c["bytes"] / 2**20, 0.5))
+                for c in chosen
+                if c["case"] == case and c["peer"] == name
+            )
+            if of_peer:
+                rows, times, sizes = zip(*of_peer, strict=True)
+                style = {
+                    "label": name,
+                    "color": f"C{peers.index(name)}",
+                    "marker": "o",
+                    "markersize": 3,
+                    "linewidth": 2.2 if name == "siameselib" else 1.2,
+                }
+                axes[0, column].loglog(rows, times, **style)
+                axes[1, column].loglog(rows, sizes, **style)
+        axes[0, column].set_title(case, fontsize=10)
+        axes[1, column].set_xlabel("batch size")
+        for axis in axes[:, column]:
+            axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("forward + backward, ms")
+    axes[1, 0].set_ylabel("extra memory, MiB")
+    handles = {}
+    for axis in axes[0]:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=4, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
