@@ -1,9 +1,10 @@
-"""Backbones: nets that turn a batch of images into embeddings. Any other `nn.Module` serves too."""
+"""C19: the 19-layer reference net."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siameselib import _check
+from siameselib.backbones._images import check_images
 
 
 class C19(nn.Module):
@@ -99,14 +100,10 @@ class C19(nn.Module):
         return f"image_size={self.image_size}"
 
     def _check(self, images: Tensor) -> None:
-        _check.tensor("C19", "images", images)
-        if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
-            expected = f"have shape (n, 3, {self.image_size}, {self.image_size})"
-            if images.ndim == 4 and images.shape[1] == 3 and _fits(*images.shape[2:]):
-                expected += f" (for these pass image_size={images.shape[2]} to C19)"
-            raise _check.refuse("C19", "images", expected, tuple(images.shape))
-        if not images.is_floating_point():
-            raise _check.refuse("C19", "images", "be floating point", images.dtype, TypeError)
+        hint = ""
+        if isinstance(images, Tensor) and images.ndim == 4 and _fits(*images.shape[1:]):
+            hint = f" (for these pass image_size={images.shape[2]} to C19)"
+        check_images("C19", images, self.image_size, hint)
         if len(images) < 2 and self.layers[-1].training:
             expected = "number at least 2 in training mode, where BatchNorm needs a batch"
             raise _check.refuse("C19", "images", expected, len(images))
@@ -120,5 +117,5 @@ def _block(channels_in: int, channels_out: int, kernel_size: int) -> tuple[nn.Mo
     )
 
 
-def _fits(height: int, width: int) -> bool:
-    return height == width and height > 0 and height % 8 == 0
+def _fits(channels: int, height: int, width: int) -> bool:
+    return channels == 3 and height == width and height > 0 and height % 8 == 0
