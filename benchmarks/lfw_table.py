@@ -25,7 +25,9 @@ BEGIN, END = "<!-- lfw-table:begin -->", "<!-- lfw-table:end -->"
 RECIPE = ("train_on", "loss", "head", "backbone", "image_size")
 MEASURED = ("n_pairs", "accuracy", "accuracy_se", "auc", "eer", "seconds", "device")
 PER_RUN = re.compile(r"\s--(?:seed|out)[ =]\S+")  # what may differ between runs of one row
-TELLING = re.compile(r"--(?:margin[ =]\S+|no-augment|normalize)(?!\S)")  # shown beside the loss
+TELLING = re.compile(
+    r"--(?:(?:margin|strength|erase)[ =]\S+|no-augment|normalize)(?!\S)"
+)  # shown beside the loss
 NEEDED = ("protocol", "seed", "command", *RECIPE, *MEASURED)
 HEADER = (
     "| trained on | loss | head | net, size | accuracy, each seed | mean | AUC | EER | minutes |\n"

@@ -17,7 +17,7 @@ class SeparableC(nn.Module):
 
     The embedding leaves a ReLU: no entry is negative, and one that is dead for every image says
     nothing. Divided by its sum (L1), two embeddings differ by at most 2 over 1,024 entries, which
-    starves a head that is not standardised: :class:`siameselib.DistanceHead` standardises.
+    starves a head that is not standardised: :class:`siameselib.siamese.DistanceHead` standardises.
 
     Args:
         image_size: Height and width of the images, a multiple of 32.
