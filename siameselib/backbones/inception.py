@@ -26,8 +26,8 @@ class InceptionResnetV1(nn.Module):
     917,504 parameters) and ``last_bn`` (1,024). 23,482,624 parameters. Modules have the names that
     the facenet-pytorch package gives them, so that :meth:`load` reads the weights it publishes.
 
-    To fine-tune it on few people, hold the trunk with :func:`siameselib.siamese.freeze`, which also stops
-    BatchNorm statistics and dropout, and leave ``last_linear`` and ``last_bn`` free.
+    To fine-tune it on few people, hold the trunk with :func:`siameselib.siamese.freeze`, which also
+    stops BatchNorm statistics and dropout, and leave ``last_linear`` and ``last_bn`` free.
 
     Args:
         dropout: The share of the 1,792 features that is zeroed in training.
