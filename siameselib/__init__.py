@@ -24,7 +24,14 @@ from siameselib.losses import (
     SupConLoss,
     TripletLoss,
 )
-from siameselib.miners import BatchHardMiner, SemiHardMiner
+from siameselib.miners import (
+    BatchHardMiner,
+    DistanceWeightedMiner,
+    EasyPositiveMiner,
+    HardestNegativesMiner,
+    MultiSimilarityMiner,
+    SemiHardMiner,
+)
 from siameselib.samplers import Coverage, Pairs, PairSampler, PKSampler
 from siameselib.siamese import (
     ConcatHead,
@@ -46,8 +53,12 @@ __all__ = [
     "Coverage",
     "CrossProcessLoss",
     "DistanceHead",
+    "DistanceWeightedMiner",
+    "EasyPositiveMiner",
+    "HardestNegativesMiner",
     "InfoNCELoss",
     "InteractionHead",
+    "MultiSimilarityMiner",
     "NTXentLoss",
     "PKSampler",
     "PairSampler",

@@ -16,7 +16,9 @@ def ran(monkeypatch):
         monkeypatch.setattr(
             extremes,
             f"{name}_hardest",
-            lambda *args, name=name, function=function: names.append(name) or function(*args),
+            lambda *args, name=name, function=function, **keywords: (
+                names.append(name) or function(*args, **keywords)
+            ),
         )
     return names
 

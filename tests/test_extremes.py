@@ -75,6 +75,30 @@ def test_finds_what_the_loops_find(backend, kind, classes, dtype):
     assert list(zip(*(t.tolist() for t in found), strict=True)) == naive_beyond(*lists)
 
 
+@pytest.mark.parametrize("backend", ["reference", "streaming"])
+@pytest.mark.parametrize("kind", ["self", "part", "apart"])
+@pytest.mark.parametrize("classes", [1, 2, 6, 60])
+def test_the_nearest_positive_is_one_of_them(backend, kind, classes):
+    x, labels, y, y_labels, offset = problem(classes, classes=classes, kind=kind)
+    columns = x if kind == "self" else y
+    row, positive, negative, farther = extremes.beyond(
+        x, labels, columns, y_labels, offset, None, backend, easy=True
+    )
+    hard = extremes.hardest(x, labels, columns, y_labels, offset, backend, easy=True)
+    assert torch.equal(positive, hard[0]) and row.tolist() == list(range(40))
+    lists = x.tolist(), labels.tolist(), y.tolist(), y_labels.tolist(), offset
+    assert hard[1].tolist() == naive_hardest(*lists)[1]
+    every = {(i, p): rest for i, p, *rest in naive_beyond(*lists)}
+    for i in range(40):
+        mine = [p for j, p in every if j == i]
+        nearest = min(mine, key=lambda p: math.dist(lists[0][i], lists[2][p]), default=-1)
+        assert positive[i] == nearest
+        if mine:
+            assert [negative[i], farther[i]] == every[i, nearest]
+        else:
+            assert negative[i] == -1 and not farther[i]
+
+
 def test_width_lists_the_first_positives_and_pads():
     x, labels, *_ = problem(0, classes=20)
     every = extremes.beyond(x, labels, x, labels, 0)
@@ -94,13 +118,15 @@ def test_width_lists_the_first_positives_and_pads():
 
 def same_indices(x, y, labels, y_labels, offset, static=(False,), widths=(None, 2)):
     x, y = in_range(x, x if y is x else y)
-    hard = extremes.reference_hardest(x, y, labels, y_labels, offset)
-    for width in widths:
-        semi = extremes.reference_beyond(x, y, labels, y_labels, offset, width)
-        for fixed in static:
-            found = extremes.streaming_hardest(x, y, labels, y_labels, offset, fixed)
+    problem = (x, y, labels, y_labels, offset)
+    for fixed in static:
+        for easy in (False, True):
+            hard = extremes.reference_hardest(*problem, easy)
+            found = extremes.streaming_hardest(*problem, fixed, easy)
             assert all(map(torch.equal, hard, found))
-            found = extremes.streaming_beyond(x, y, labels, y_labels, offset, width, fixed)
+        for width, easy in [*((width, False) for width in widths), (None, True)]:
+            semi = extremes.reference_beyond(*problem, width, easy)
+            found = extremes.streaming_beyond(*problem, width, fixed, easy)
             assert all(map(torch.equal, semi, found))
 
 
@@ -221,10 +247,10 @@ def test_operations_are_well_formed(offset):
     y = None if offset == 0 else torch.randn(12, 3)
     for backend in ("reference", "streaming"):
         torch.library.opcheck(
-            torch.ops.siameselib.hardest.default, (x, labels, y, labels, offset, backend)
+            torch.ops.siameselib.hardest.default, (x, labels, y, labels, offset, backend, False)
         )
         for width in (None, 2):
             torch.library.opcheck(
                 torch.ops.siameselib.beyond.default,
-                (x, labels, y, labels, offset, width, backend),
+                (x, labels, y, labels, offset, width, backend, False),
             )

@@ -10,13 +10,17 @@ from siameselib.functional.distances import (
     paired_distance,
     unit_rows,
 )
+from siameselib.functional.easy_mining import mine_easy_positive, mine_hardest_negatives
 from siameselib.functional.mining import Triplets, mine_batch_hard, mine_semi_hard
+from siameselib.functional.pair_mining import PairBounds, mine_multi_similarity
 from siameselib.functional.pairs import bce_pair_loss, contrastive_loss
+from siameselib.functional.sampled_mining import mine_distance_weighted
 from siameselib.functional.softmax import info_nce_loss, nt_xent_loss, sup_con_loss
 from siameselib.functional.stats import Stats
 from siameselib.functional.triplets import triplet_loss
 
 __all__ = [
+    "PairBounds",
     "Stats",
     "Triplets",
     "batch_all_triplet_loss",
@@ -26,6 +30,10 @@ __all__ = [
     "info_nce_loss",
     "mean_square_distance",
     "mine_batch_hard",
+    "mine_distance_weighted",
+    "mine_easy_positive",
+    "mine_hardest_negatives",
+    "mine_multi_similarity",
     "mine_semi_hard",
     "nt_xent_loss",
     "paired_distance",

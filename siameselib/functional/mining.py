@@ -9,6 +9,7 @@ from torch import Tensor
 from siameselib import _check
 from siameselib.functional.batch import Batch, labelled_batch, warn_when_idle
 from siameselib.functional.distances import unit_rows
+from siameselib.kernels.blocks import pair_counts
 from siameselib.kernels.extremes import beyond, hardest
 
 BATCH_METRICS = ("euclidean", "sqeuclidean", "cosine")
@@ -93,7 +94,7 @@ def mine_batch_hard(
         Hermans, Beyer and Leibe, "In defense of the triplet loss for person re-identification",
         2017, equation 5. Anchors without a positive or a negative are left out.
     """
-    return _mine(
+    return mined(
         "mine_batch_hard",
         lambda batch: hardest_triplets(batch, metric, backend),
         (embeddings, labels, ref, ref_labels, ref_offset),
@@ -164,7 +165,7 @@ def mine_semi_hard(
     """
     where = "mine_semi_hard"
     check_semi_hard(where, fallback, max_positives)
-    return _mine(
+    return mined(
         where,
         lambda batch: semi_hard_triplets(batch, metric, fallback, max_positives, backend),
         (embeddings, labels, ref, ref_labels, ref_offset),
@@ -175,7 +176,7 @@ def mine_semi_hard(
 
 def hardest_triplets(batch: Batch, metric: str, backend: str) -> Triplets:
     """Return :func:`mine_batch_hard` of a checked batch."""
-    x, y = _searched(batch, metric)
+    x, y = searched(batch, metric)
     positive, negative = hardest(x, batch.labels, y, batch.ref_labels, batch.offset, backend)
     anchor = torch.arange(len(x), device=x.device)
     valid = (positive >= 0) & (negative >= 0)
@@ -186,7 +187,7 @@ def semi_hard_triplets(
     batch: Batch, metric: str, fallback: str, max_positives: int | None, backend: str
 ) -> Triplets:
     """Return :func:`mine_semi_hard` of a checked batch."""
-    x, y = _searched(batch, metric)
+    x, y = searched(batch, metric)
     anchor, positive, negative, farther = beyond(
         x, batch.labels, y, batch.ref_labels, batch.offset, max_positives, backend
     )
@@ -197,25 +198,32 @@ def semi_hard_triplets(
 def check_semi_hard(where: str, fallback: str, max_positives: int | None) -> None:
     """Refuse what :func:`mine_semi_hard` cannot do."""
     _check.choice(where, "fallback", fallback, FALLBACKS)
+    check_max_positives(where, max_positives)
+
+
+def check_max_positives(where: str, max_positives: int | None) -> None:
+    """Refuse a number of positives below 1."""
     if max_positives is not None and max_positives < 1:
         raise _check.refuse(where, "max_positives", "be at least 1, or None", max_positives)
 
 
-def _mine(
+def mined(
     where: str,
     choose: Callable[[Batch], Triplets],
     arguments: tuple[Tensor, Tensor, Tensor | None, Tensor | None, int | None],
     metric: str,
     validate: bool,
 ) -> Triplets:
+    """Check the batch, choose its triplets, and warn where there are none."""
     _check.choice(where, "metric", metric, BATCH_METRICS)
-    batch = labelled_batch(where, *arguments)
+    batch = labelled_batch(where, *arguments, validate=validate)
     triplets = choose(batch)
-    warn_when_idle(where, triplets.valid.sum())
+    positives, negatives = pair_counts(batch.labels, batch.ref_labels, batch.offset)
+    warn_when_idle(where, (positives * negatives).sum())
     return triplets
 
 
-def _searched(batch: Batch, metric: str) -> tuple[Tensor, Tensor]:
+def searched(batch: Batch, metric: str) -> tuple[Tensor, Tensor]:
     """Return rows and columns whose Euclidean distances order as the metric's do."""
     x, y = batch.x.detach(), batch.ref.detach()
     if metric != "cosine":

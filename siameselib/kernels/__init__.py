@@ -16,8 +16,10 @@ BACKENDS = ("auto", "reference", "streaming", "triton")
 OPERATIONS = {  # and which of them take differences in the dense reference, width entries a pair
     "hardest": True,
     "beyond": True,
+    "draw": True,
     "logsumexp": False,
     "softplus_sum": False,
+    "topk": True,
     "triplet_sum": True,
 }
 _default = "auto"
@@ -85,7 +87,8 @@ def explain(op: str, x: Tensor, y: Tensor | None = None) -> str:
     """Say which backend would run an operation on these embeddings, and why.
 
     Args:
-        op: "hardest" (batch-hard mining), "beyond" (semi-hard mining), "logsumexp" (SupCon,
+        op: "hardest" (batch-hard mining), "beyond" (semi-hard mining), "topk" (the hardest
+            negatives), "draw" (distance-weighted mining), "logsumexp" (SupCon,
             NT-Xent) or "softplus_sum" (NT-Xent).
         x: (n, d) embeddings.
         y: (m, d) embeddings they are compared with, x itself if None.

@@ -127,7 +127,7 @@ def least_from(keys: Tensor, floor: Tensor, out: Tensor, *, above: bool = False)
 def pair_counts(labels: Tensor, y_labels: Tensor, offset: int | None) -> tuple[Tensor, Tensor]:
     """Return how many positives and how many negatives each row has, two (n,) vectors."""
     ordered = y_labels.long().sort().values
-    ids = labels.long()
+    ids = labels.long().contiguous()
     same = torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
     return same - int(offset is not None), len(ordered) - same
 

@@ -3,7 +3,7 @@
 Rounding hides the extreme among the few entries whose bounds come near the best one.
 :func:`entries` lists them, :func:`settle` takes their direct differences and decides. On the CPU
 that is all of them. Elsewhere their number would have to be read from the device: ``static`` keeps
-the eight best of each row, so that no shape depends on the data.
+the eight best of each row (or eight more than are sought), so that no shape depends on the data.
 """
 
 import torch
@@ -20,12 +20,48 @@ def lanes(keys: Tensor) -> Tensor:
     return keys.view(len(keys), -1, LANE).amin(-1)
 
 
-def nearest(grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, static: bool) -> Tensor:
-    """Find the original index of each row's nearest column, -1 where all entries are inf."""
-    lowest = lanes(slab)
+def nearest(
+    grouped: Grouped, slabs: Slabs, rows: slice, keys: Tensor, static: bool, first: int = 0
+) -> Tensor:
+    """Find the original index of each row's nearest column, -1 where all entries are inf.
+
+    Args:
+        grouped: rows and columns.
+        slabs: where the keys come from.
+        rows: the rows of the block.
+        keys: the entries of the columns from ``first``, inf for those that do not count.
+        static: see above.
+        first: a multiple of the lane.
+
+    Returns:
+        (rows,)
+    """
+    lowest = lanes(keys)
     bound = slabs.ceiling(slabs.x_square[rows], lowest.amin(1))
-    row, column = entries(slab, lowest, bound, static)
-    return settle(grouped, grouped.x[rows], row, column)
+    row, column = entries(keys, lowest, bound, static)
+    return settle(grouped, grouped.x[rows], row, column + first)
+
+
+def nearest_few(
+    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, k: int, static: bool
+) -> Tensor:
+    """Find the original indices of each row's k nearest columns, nearest first, -1 beyond."""
+    lowest = lanes(slab)
+    kth = _least(slab, lowest, k)[0].amax(1)
+    bound = slabs.ceiling(slabs.x_square[rows], kth)
+    row, column = entries(slab, lowest, bound, static, kept=k + _KEPT)
+    m = len(grouped.y)
+    inside, column = column < m, column.clamp(max=m - 1)
+    value = torch.where(inside, _squares(grouped, grouped.x[rows], row, column), torch.inf)
+    original = torch.where(inside, grouped.columns[column], -1)
+    order = original.argsort(stable=True)
+    for level in (value, row):
+        order = order[level[order].argsort(stable=True)]
+    row = row[order]
+    place = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+    found = row.new_full((len(slab), k + 1), -1)
+    found[row, place.clamp(max=k)] = original[order]
+    return found[:, :k]
 
 
 def farthest(
@@ -52,7 +88,12 @@ def farthest(
 
 
 def entries(
-    keys: Tensor, lowest: Tensor, bound: Tensor, static: bool, floor: Tensor | None = None
+    keys: Tensor,
+    lowest: Tensor,
+    bound: Tensor,
+    static: bool,
+    floor: Tensor | None = None,
+    kept: int = _KEPT,
 ) -> tuple[Tensor, Tensor]:
     """List the (row, column) of the finite keys from floor to bound.
 
@@ -60,31 +101,39 @@ def entries(
         keys: (rows, columns) whole lanes.
         lowest: (rows, lanes) the least key in each lane that is not below the floor.
         bound: (rows,)
-        static: list the eight least of each row, with a column past the last for those outside.
+        static: list the least of each row, with a column past the last for those outside.
         floor: (rows,)
+        kept: how many of them.
 
     Returns:
         Two vectors of one entry per key listed.
     """
     bound = bound.clamp(max=torch.finfo(keys.dtype).max)
-    in_lanes = keys.view(*lowest.shape, LANE)
     if not static:
         row, lane = (lowest <= bound[:, None]).nonzero(as_tuple=True)
-        keys = in_lanes[row, lane]
+        keys = keys.view(*lowest.shape, LANE)[row, lane]
         inside = keys <= bound[row, None]
         if floor is not None:
             inside &= keys >= floor[row, None]
         hit, column = inside.nonzero(as_tuple=True)
         return row[hit], lane[hit] * LANE + column
-    lane = lowest.topk(min(_KEPT, lowest.shape[1]), largest=False, sorted=False).indices
-    kept = in_lanes.gather(1, lane[..., None].expand(-1, -1, LANE)).flatten(1)
-    if floor is not None:
-        kept = torch.where(kept >= floor[:, None], kept, torch.inf)
-    least = kept.topk(_KEPT, largest=False, sorted=False)
-    column = lane.gather(1, least.indices // LANE) * LANE + least.indices % LANE
-    column = torch.where(least.values <= bound[:, None], column, keys.shape[1])
-    row = torch.arange(len(keys), device=keys.device).repeat_interleave(_KEPT)
+    values, column = _least(keys, lowest, kept, floor)
+    column = torch.where(values <= bound[:, None], column, keys.shape[1])
+    row = torch.arange(len(keys), device=keys.device).repeat_interleave(column.shape[1])
     return row, column.flatten()
+
+
+def _least(
+    keys: Tensor, lowest: Tensor, kept: int, floor: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the least keys of each row, and their columns: only lanes that matter are looked at."""
+    lane = lowest.topk(min(kept, lowest.shape[1]), largest=False, sorted=False).indices
+    in_lanes = keys.view(*lowest.shape, LANE)
+    some = in_lanes.gather(1, lane[..., None].expand(-1, -1, LANE)).flatten(1)
+    if floor is not None:
+        some = torch.where(some >= floor[:, None], some, torch.inf)
+    least = some.topk(min(kept, some.shape[1]), largest=False, sorted=False)
+    return least.values, lane.gather(1, least.indices // LANE) * LANE + least.indices % LANE
 
 
 def settle(
@@ -110,10 +159,7 @@ def settle(
     """
     m = len(grouped.y)
     inside, column = column < m, column.clamp(max=m - 1)
-    value, step = x.new_empty(len(row)), max(1, DIFFERENCES // x.shape[1])
-    for first in range(0, len(row), step):
-        some = slice(first, first + step)
-        value[some] = squared(x[row[some]], grouped.y[column[some]])
+    value = _squares(grouped, x, row, column)
     if above is not None:
         inside &= ~(value <= above[row])
     value = torch.where(inside, -value if farthest else value, torch.inf)
@@ -121,6 +167,15 @@ def settle(
     original = torch.where(inside & (value == best[row]), grouped.columns[column], m)
     lowest = row.new_full((len(x),), m).scatter_reduce(0, row, original, "amin")
     return torch.where(lowest < m, lowest, -1)
+
+
+def _squares(grouped: Grouped, x: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Take the squared distances of listed (row, column)."""
+    value, step = x.new_empty(len(row)), max(1, DIFFERENCES // x.shape[1])
+    for first in range(0, len(row), step):
+        some = slice(first, first + step)
+        value[some] = squared(x[row[some]], grouped.y[column[some]])
+    return value
 
 
 def repair(grouped: Grouped, index: Tensor, sought: Tensor) -> Tensor:

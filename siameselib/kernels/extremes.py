@@ -1,7 +1,8 @@
 """Extremes of the rows of a distance matrix: the indices that triplet miners look for.
 
-- :func:`hardest`: each row's farthest positive and nearest negative;
-- :func:`beyond`: for each row and each of its positives, the nearest negative farther away.
+- :func:`hardest`: each row's farthest (or nearest) positive and nearest negative;
+- :func:`beyond`: for each row and each of its positives (or the nearest of them), the nearest
+  negative farther away.
 
 Both backends decide by the same arithmetic, the direct difference :func:`blocks.squared`, and
 break ties by the lowest index, so they return equal indices in every dtype. ``reference`` takes
@@ -14,26 +15,9 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import choose
-from siameselib.kernels.blocks import (
-    LANE,
-    SLAB,
-    Grouped,
-    Slabs,
-    group,
-    in_range,
-    least_from,
-    squared,
-)
-from siameselib.kernels.candidates import (
-    DIFFERENCES,
-    entries,
-    farthest,
-    nearest,
-    repair,
-    settle,
-)
-
-_LISTED = 64  # positives a row up to which they are listed, not looked for in the slabs
+from siameselib.kernels.blocks import SLAB, Grouped, Slabs, group, in_range, least_from, squared
+from siameselib.kernels.candidates import entries, farthest, nearest, repair, settle
+from siameselib.kernels.positives import drop_same, extreme_positive, listed
 
 
 def hardest(
@@ -43,6 +27,7 @@ def hardest(
     y_labels: Tensor,
     offset: int | None,
     backend: str = "auto",
+    easy: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Find each row's farthest positive and nearest negative among the columns.
 
@@ -53,6 +38,7 @@ def hardest(
         y_labels: (m,) their identities.
         offset: row i is column offset + i, so no positive of itself; None if no row is a column.
         backend: see :func:`siameselib.use_backend`.
+        easy: whether to take the nearest positive.
 
     Returns:
         Two (n,) vectors of columns, -1 where there is none.
@@ -62,7 +48,7 @@ def hardest(
     columns = None if y is x else y.detach()
     # In eager mode the plain function: the first call of an operator imports all of torch._dynamo.
     run = _hardest_op if torch.compiler.is_compiling() else _hardest
-    positive, negative = run(x.detach(), ids, columns, y_ids, offset, backend)
+    positive, negative = run(x.detach(), ids, columns, y_ids, offset, backend, easy)
     return positive, negative
 
 
@@ -74,6 +60,7 @@ def beyond(
     offset: int | None,
     width: int | None = None,
     backend: str = "auto",
+    easy: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Find for each row and each of its positives the nearest negative farther away.
 
@@ -86,6 +73,7 @@ def beyond(
         width: how many positives of each row to take, lowest index first: n·width entries, with
             -1 for a positive that is not there. None for exactly those that are there.
         backend: see :func:`siameselib.use_backend`.
+        easy: whether to take of each row the nearest positive alone: n entries; without width.
 
     Returns:
         Vectors of one entry per (row, positive): row, positive, negative (-1 where there is
@@ -96,19 +84,27 @@ def beyond(
     ids, y_ids = labels.long(), y_labels.long()
     columns = None if y is x else y.detach()
     run = _beyond_op if torch.compiler.is_compiling() else _beyond
-    row, positive, negative, farther = run(x.detach(), ids, columns, y_ids, offset, width, backend)
+    row, positive, negative, farther = run(
+        x.detach(), ids, columns, y_ids, offset, width, backend, easy
+    )
     return row, positive, negative, farther
 
 
 def _hardest(
-    x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor, offset: int | None, backend: str
+    x: Tensor,
+    labels: Tensor,
+    y: Tensor | None,
+    y_labels: Tensor,
+    offset: int | None,
+    backend: str,
+    easy: bool,
 ) -> tuple[Tensor, Tensor]:
     y = x if y is None else y
     with torch.autocast(x.device.type, enabled=False):
         if x.numel() == 0 or y.numel() == 0:
             return torch.full_like(labels, -1), torch.full_like(labels, -1)
         run = reference_hardest if backend == "reference" else streaming_hardest
-        return run(*in_range(x, y), labels, y_labels, offset)
+        return run(*in_range(x, y), labels, y_labels, offset, easy=easy)
 
 
 _hardest_op = torch.library.custom_op("siameselib::hardest", _hardest, mutates_args=())
@@ -116,7 +112,13 @@ _hardest_op = torch.library.custom_op("siameselib::hardest", _hardest, mutates_a
 
 @_hardest_op.register_fake
 def _(
-    x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor, offset: int | None, backend: str
+    x: Tensor,
+    labels: Tensor,
+    y: Tensor | None,
+    y_labels: Tensor,
+    offset: int | None,
+    backend: str,
+    easy: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(labels), torch.empty_like(labels)
 
@@ -129,15 +131,16 @@ def _beyond(
     offset: int | None,
     width: int | None,
     backend: str,
+    easy: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     y = x if y is None else y
     with torch.autocast(x.device.type, enabled=False):
         if x.numel() == 0 or y.numel() == 0:
-            row = torch.arange(len(x), device=x.device).repeat_interleave(width or 0)
+            row = torch.arange(len(x), device=x.device).repeat_interleave(1 if easy else width or 0)
             none = torch.full_like(row, -1)
             return row, none, none.clone(), none > 0
         run = reference_beyond if backend == "reference" else streaming_beyond
-        return run(*in_range(x, y), labels, y_labels, offset, width)
+        return run(*in_range(x, y), labels, y_labels, offset, width, easy=easy)
 
 
 _beyond_op = torch.library.custom_op("siameselib::beyond", _beyond, mutates_args=())
@@ -152,21 +155,23 @@ def _(
     offset: int | None,
     width: int | None,
     backend: str,
+    easy: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    pairs = torch.library.get_ctx().new_dynamic_size() if width is None else len(x) * width
+    most = 1 if easy else width
+    pairs = torch.library.get_ctx().new_dynamic_size() if most is None else len(x) * most
     row, positive, negative = (labels.new_empty(pairs) for _ in range(3))
     return row, positive, negative, labels.new_empty(pairs, dtype=torch.bool)
 
 
 def reference_hardest(
-    x: Tensor, y: Tensor, labels: Tensor, y_labels: Tensor, offset: int | None
+    x: Tensor, y: Tensor, labels: Tensor, y_labels: Tensor, offset: int | None, easy: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Dense: :func:`hardest` as it is defined."""
     distance = squared(x[:, None], y)
-    same, other = _positives(labels, y_labels, offset)
-    farthest = torch.where(same, distance, -torch.inf).argmax(1)
-    nearest = torch.where(other, distance, torch.inf).argmin(1)
-    return torch.where(same.any(1), farthest, -1), torch.where(other.any(1), nearest, -1)
+    same, other = same_and_other(labels, y_labels, offset)
+    positive = torch.where(same, distance if easy else -distance, torch.inf).argmin(1)
+    negative = torch.where(other, distance, torch.inf).argmin(1)
+    return torch.where(same.any(1), positive, -1), torch.where(other.any(1), negative, -1)
 
 
 def reference_beyond(
@@ -176,13 +181,19 @@ def reference_beyond(
     y_labels: Tensor,
     offset: int | None,
     width: int | None,
+    easy: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Dense: :func:`beyond` as it is defined."""
     m = len(y)
     distance = squared(x[:, None], y)
-    same, other = _positives(labels, y_labels, offset)
-    row, positive = same.nonzero(as_tuple=True)
-    if width is not None:
+    same, other = same_and_other(labels, y_labels, offset)
+    if easy:
+        row = torch.arange(len(x), device=x.device)
+        positive = torch.where(same, distance, torch.inf).argmin(1)
+        positive = torch.where(same.any(1), positive, m)
+    elif width is None:
+        row, positive = same.nonzero(as_tuple=True)
+    else:
         columns = torch.where(same, torch.arange(m, device=x.device), m).sort(1).values
         columns = torch.nn.functional.pad(columns, (0, width), value=m)[:, :width]
         row = torch.arange(len(x), device=x.device).repeat_interleave(width)
@@ -201,7 +212,8 @@ def reference_beyond(
     return row, positive, negative, farther.any(1) & there
 
 
-def _positives(labels: Tensor, y_labels: Tensor, offset: int | None) -> tuple[Tensor, Tensor]:
+def same_and_other(labels: Tensor, y_labels: Tensor, offset: int | None) -> tuple[Tensor, Tensor]:
+    """Say which entries of the matrix are positives and which negatives."""
     same = labels[:, None] == y_labels
     positive = same.clone()
     if offset is not None:
@@ -216,6 +228,7 @@ def streaming_hardest(
     y_labels: Tensor,
     offset: int | None,
     static: bool | None = None,
+    easy: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Blocks of rows: :func:`hardest` without the matrix.
 
@@ -226,6 +239,7 @@ def streaming_hardest(
         y_labels: (m,)
         offset: see there.
         static: whether no shape may depend on the data; None: on any device but the CPU.
+        easy: see there.
 
     Returns:
         See there.
@@ -233,14 +247,11 @@ def streaming_hardest(
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
-    listed = None if static else _listed(grouped)
-    positive, negative = torch.full_like(labels, -1), torch.full_like(labels, -1)
-    if listed is not None:
-        positive = _farthest_listed(grouped, listed)
+    width = None if static else listed(grouped)
+    positive, negative = torch.empty_like(labels), torch.empty_like(labels)
     for rows, slab in slabs.blocks():
-        if listed is None:
-            positive[rows] = _farthest_positive(grouped, slabs, rows, slab, static)
-        _drop_same(grouped, rows, slab, listed, static)
+        positive[rows] = extreme_positive(grouped, slabs, rows, slab, width, static, easy)
+        drop_same(grouped, rows, slab, width, static)
         negative[rows] = nearest(grouped, slabs, rows, slab, static)
     positive = repair(grouped, positive, grouped.positive_count() > 0)
     negative = repair(grouped, negative, grouped.negative_count() > 0)
@@ -257,21 +268,28 @@ def streaming_beyond(
     offset: int | None,
     width: int | None,
     static: bool | None = None,
+    easy: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Blocks of rows: :func:`beyond` without the matrix; ``static`` as above."""
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
-    listed = None if static else _listed(grouped)
-    most = int(grouped.positive_count().max()) if width is None else width
+    few = None if static else listed(grouped)
+    most = 1 if easy else width
+    if most is None:
+        most = int(grouped.positive_count().max())
     none = labels.new_empty(0)
     found = [(none, none, none, none.bool())]
     for rows, slab in slabs.blocks():
-        _drop_same(grouped, rows, slab.clamp_(min=0), listed, static)
-        columns = grouped.positives(rows, most)
+        slab.clamp_(min=0)
+        if easy:
+            columns = _nearest_positive(grouped, slabs, rows, slab, few, static)
+        else:
+            columns = grouped.positives(rows, most)
+        drop_same(grouped, rows, slab, few, static)
         row = torch.arange(len(slab), device=x.device).repeat_interleave(most)
         column = columns.flatten()
-        if width is None:
+        if width is None and not easy:
             there = column < len(y)
             row, column = row[there], column[there]
         negative = _beyond_each(grouped, slabs, rows, slab, row, column, static)
@@ -289,6 +307,17 @@ def streaming_beyond(
     row, positive, negative, farther = (torch.cat(parts) for parts in zip(*found, strict=True))
     row, order = row.sort(stable=True)
     return row, positive[order], negative[order], farther[order]
+
+
+def _nearest_positive(
+    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, few: int | None, static: bool
+) -> Tensor:
+    """Find each row's nearest positive in label order, past the last for none."""
+    places = torch.empty_like(grouped.columns)
+    places[grouped.columns] = torch.arange(len(places), device=places.device)
+    positive = extreme_positive(grouped, slabs, rows, slab, few, static, easy=True)
+    positive = repair(grouped, positive, grouped.positive_count()[rows] > 0)
+    return torch.where(positive < 0, len(places), places[positive.clamp(min=0)])
 
 
 def _beyond_each(
@@ -318,56 +347,3 @@ def _beyond_each(
         near = entries(keys, lowest, slabs.ceiling(x_square, surely), static, floor)
         negative[some] = settle(grouped, x, *near, above=threshold)
     return negative
-
-
-def _listed(grouped: Grouped) -> int | None:
-    """Return the most positives of a row if they are few enough to be listed."""
-    most = int(grouped.positive_count().max())
-    return most if most <= _LISTED else None
-
-
-def _farthest_listed(grouped: Grouped, width: int) -> Tensor:
-    """Find each row's farthest positive among at most ``width``: differences only."""
-    m = len(grouped.y)
-    result = torch.full_like(grouped.rows, -1)
-    step = max(1, DIFFERENCES // max(1, width * grouped.x.shape[1]))
-    for first in range(0, len(result) if width else 0, step):
-        rows = slice(first, first + step)
-        columns = grouped.positives(rows, width)
-        distance = squared(grouped.x[rows, None], grouped.y[columns.clamp(max=m - 1)])
-        distance = torch.where(columns < m, distance, -torch.inf)
-        column = columns.gather(1, distance.argmax(1, keepdim=True)).squeeze(1)
-        result[rows] = torch.where(column < m, grouped.columns[column.clamp(max=m - 1)], -1)
-    return result
-
-
-def _farthest_positive(
-    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, static: bool
-) -> Tensor:
-    """Find the farthest positive of a block of rows in its slab."""
-    first, last = _band(grouped, rows, slab, static)
-    columns = torch.arange(first, last, device=slab.device)
-    positive = grouped.same(rows, first, last) & (columns != grouped.own[rows, None])
-    keys = torch.where(positive, -slab[:, first:last], torch.inf)
-    return farthest(grouped, slabs, rows, keys, first, static)
-
-
-def _band(grouped: Grouped, rows: slice, slab: Tensor, static: bool) -> tuple[int, int]:
-    """Return the range of whole lanes outside which no column shares a label with these rows."""
-    if static:
-        return 0, slab.shape[1]
-    first = int(grouped.start[rows][0]) // LANE * LANE
-    return first, max(first + LANE, -int(-grouped.end[rows][-1] // LANE) * LANE)
-
-
-def _drop_same(
-    grouped: Grouped, rows: slice, slab: Tensor, listed: int | None, static: bool
-) -> None:
-    """Make the entries that share the row's label infinite."""
-    if listed is not None:
-        slab.scatter_(1, grouped.positives(rows, listed), torch.inf)
-        slab.scatter_(1, grouped.own[rows, None], torch.inf)
-        return
-    first, last = _band(grouped, rows, slab, static)
-    same = grouped.same(rows, first, last)
-    slab[:, first:last] = torch.where(same, torch.inf, slab[:, first:last])

@@ -1,0 +1,87 @@
+"""The positives of a block of rows: listed where they are few, masked in the slab where many."""
+
+import torch
+from torch import Tensor
+
+from siameselib.kernels.blocks import LANE, Grouped, Slabs
+from siameselib.kernels.candidates import farthest, nearest, settle
+
+_LISTED = 64  # positives a row up to which they are listed, not looked for in the slab
+
+
+def listed(grouped: Grouped) -> int | None:
+    """Return the most positives of a row if they are few enough to be listed."""
+    most = int(grouped.positive_count().max())
+    return most if most <= _LISTED else None
+
+
+def extreme_positive(
+    grouped: Grouped,
+    slabs: Slabs,
+    rows: slice,
+    slab: Tensor,
+    width: int | None,
+    static: bool,
+    easy: bool,
+) -> Tensor:
+    """Find the original index of each row's farthest (easy: nearest) positive, -1 for none.
+
+    Args:
+        grouped: rows and columns.
+        slabs: where the slab comes from.
+        rows: the rows of the slab.
+        slab: not yet without the columns that share the row's label.
+        width: what :func:`listed` returned, None where no size may be read.
+        static: see :mod:`siameselib.kernels.candidates`.
+        easy: whether to look for the nearest.
+
+    Returns:
+        (rows,) columns.
+    """
+    if width is not None:
+        return _among_listed(grouped, slabs, rows, slab, width, easy)
+    first, last = _band(grouped, rows, slab, static)
+    columns = torch.arange(first, last, device=slab.device)
+    positive = grouped.same(rows, first, last) & (columns != grouped.own[rows, None])
+    band = slab[:, first:last]
+    if easy:
+        keys = torch.where(positive, band, torch.inf)
+        return nearest(grouped, slabs, rows, keys, static, first)
+    keys = torch.where(positive, -band, torch.inf)
+    return farthest(grouped, slabs, rows, keys, first, static)
+
+
+def drop_same(grouped: Grouped, rows: slice, slab: Tensor, width: int | None, static: bool) -> None:
+    """Make the entries that share the row's label infinite; ``width`` as above."""
+    if width is not None:
+        slab.scatter_(1, grouped.positives(rows, width), torch.inf)
+        slab.scatter_(1, grouped.own[rows, None], torch.inf)
+        return
+    first, last = _band(grouped, rows, slab, static)
+    same = grouped.same(rows, first, last)
+    slab[:, first:last] = torch.where(same, torch.inf, slab[:, first:last])
+
+
+def _among_listed(
+    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, width: int, easy: bool
+) -> Tensor:
+    if width == 0:
+        return torch.full_like(grouped.rows[rows], -1)
+    columns = grouped.positives(rows, width)
+    there, x_square = columns < len(grouped.y), slabs.x_square[rows]
+    bound = slab.gather(1, columns)
+    if easy:
+        near = bound <= slabs.ceiling(x_square, bound.amin(1))[:, None]
+    else:
+        best = torch.where(there, bound, -torch.inf).amax(1)
+        near = bound >= (2 * best - slabs.ceiling(x_square, best))[:, None]
+    row, k = (near & there).nonzero(as_tuple=True)
+    return settle(grouped, grouped.x[rows], row, columns[row, k], farthest=not easy)
+
+
+def _band(grouped: Grouped, rows: slice, slab: Tensor, static: bool) -> tuple[int, int]:
+    """Return the range of whole lanes outside which no column shares a label with these rows."""
+    if static:
+        return 0, slab.shape[1]
+    first = int(grouped.start[rows][0]) // LANE * LANE
+    return first, max(first + LANE, -int(-grouped.end[rows][-1] // LANE) * LANE)
