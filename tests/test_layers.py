@@ -23,7 +23,7 @@ FLOOR = {"_check", "files"}
 MATHS = {"functional", "kernels"}
 FEEDING = {"data", "samplers", "backbones"}
 LEARNING = {"losses", "miners", "siamese", "memory", "large_batch", "distributed"}
-JUDGING = {"evaluation", "diagnostics", "plot"}
+JUDGING = {"evaluation", "diagnostics", "plot", "report", "export"}
 MAY_IMPORT = {
     **dict.fromkeys(FLOOR, NOTHING),
     "kernels": FLOOR,
@@ -36,8 +36,18 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 CORE = {"torch", "numpy", "siameselib", *sys.stdlib_module_names}
-OPTIONAL = {"PIL", "matplotlib", "tqdm"}
-HEAVY = [*sorted(OPTIONAL), "scipy", "sklearn", "triton", "torchvision", "pandas"]
+OPTIONAL = {
+    "PIL",
+    "faiss",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
+    "sklearn",
+    "tqdm",
+    "umap",
+}
+HEAVY = [*sorted(OPTIONAL), "onnxscript", "scipy", "triton", "torchvision", "pandas"]
 
 
 def module_of(path):

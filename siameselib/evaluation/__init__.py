@@ -1,6 +1,7 @@
 """Judging: what the scores of a trained net are worth."""
 
 from siameselib.evaluation.calibration import Platt, fit_platt
+from siameselib.evaluation.clustering import cluster_nmi
 from siameselib.evaluation.curves import Roc, auc, eer, roc_curve
 from siameselib.evaluation.retrieval import Retrieval, evaluate_retrieval
 from siameselib.evaluation.streaming import AllPairs, all_pairs
@@ -27,6 +28,7 @@ __all__ = [
     "accuracy_at",
     "all_pairs",
     "auc",
+    "cluster_nmi",
     "d_prime",
     "eer",
     "evaluate_retrieval",
