@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from itertools import combinations
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from siameselib import evaluation, plot
-from siameselib.plot.photos import _spread
+from siameselib.plot.maps import _spread
 
 RNG = np.random.default_rng(0)
 SAME = np.arange(400) < 100
@@ -20,6 +21,9 @@ HISTORY = [
     for e in range(1, 9)
 ]
 CAPTIONS = ["Somebody With_A_Long_Name / Somebody Else, distance 1.234"] * 9
+RIGHT = np.arange(27).reshape(9, 3) % 2 == 0
+BINS = np.array([0.1, 0.5, 0.9])
+BAND = (np.array([0, 0.2, 1]), np.array([0, 0.5, 1]), np.array([0.3, 0.8, 1]))
 PEOPLE = np.array([f"person {i}" for i in np.minimum(np.arange(40) // 3, 11)])
 
 FIGURES = {
@@ -33,6 +37,17 @@ FIGURES = {
     "no pairs": lambda ax=None: plot.photo_pairs(PHOTOS[:0], PHOTOS[:0], ax=ax),
     "strip": lambda ax=None: plot.triplet_strip(
         PHOTOS[:9], PHOTOS[9:18], PHOTOS[18:27], CAPTIONS, ax=ax
+    ),
+    "rows": lambda ax=None: plot.retrieval_rows(
+        PHOTOS[:9], PHOTOS[9:36].reshape(9, 3, 12, 12, 3), RIGHT, CAPTIONS, ax=ax
+    ),
+    "no rows": lambda ax=None: plot.retrieval_rows(
+        PHOTOS[:0], PHOTOS[:0].reshape(0, 3, 12, 12, 3), RIGHT[:0], ax=ax
+    ),
+    "roc with band": lambda ax=None: plot.roc(SCORES, SAME, band=BAND, ax=ax),
+    "det with band": lambda ax=None: plot.det(SCORES, SAME, band=BAND, ax=ax),
+    "reliability": lambda ax=None: plot.reliability(
+        BINS, BINS, 100 * BINS, low=0 * BINS, high=0 * BINS + 1, ax=ax
     ),
     "map": lambda ax=None: plot.embedding_map(RNG.normal(size=(40, 8)), PEOPLE, PHOTOS, ax=ax),
     "map, collapsed": lambda ax=None: plot.embedding_map(np.ones((40, 1)), PEOPLE, PHOTOS, ax=ax),
@@ -57,7 +72,7 @@ def test_no_text_is_cut(name):
 
 
 def test_captions_do_not_overlap():
-    for name in ("pairs", "strip"):
+    for name in ("pairs", "strip", "rows"):
         figure = FIGURES[name]()
         figure.draw_without_rendering()
         captions = [t for t in figure.axes[0].texts if "Somebody" in t.get_text()]
@@ -151,6 +166,87 @@ def test_photos_are_the_ones_given():
     np.testing.assert_array_equal(grey[0].get_array(), np.repeat(PHOTOS[0, :, :, :1], 3, 2))
 
 
+def test_rows_frame_what_is_right():
+    ax = FIGURES["rows"]().axes[0]
+    assert ax.get_title() == "9 queries, 3 neighbours each: 14 right of 27"
+    np.testing.assert_array_equal(ax.images[4 * 2].get_array(), PHOTOS[2])
+    np.testing.assert_array_equal(ax.images[4 * 2 + 3].get_array(), PHOTOS[9 + 2 * 3 + 2])
+    frames = [line for line in ax.lines if len(line.get_xdata()) == 5]
+    colours = [line.get_color() for line in frames]
+    wrong = [colour == plot.canvas.DIFFERENT for colour in colours]
+    np.testing.assert_array_equal(np.reshape(wrong, (9, 4))[:, 1:], ~RIGHT)
+    assert wrong == [line.get_linestyle() == "--" for line in frames]
+    assert set(colours[::4]) == {plot.canvas.BLACK}
+    assert [text.get_text() for text in ax.texts[:4]] == ["query", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("draw", [plot.roc, plot.det])
+def test_a_band_lies_where_it_was_given(draw):
+    figure = draw(SCORES, SAME, band=BAND, band_label="90 % of 200 draws")
+    ax = figure.axes[0]
+    (band,) = (c for c in ax.collections if c.get_label() == "90 % of 200 draws")
+    corners = band.get_paths()[0].vertices
+    assert np.isfinite(corners).all()
+    for far, low, high in list(zip(*BAND, strict=True))[1:2]:
+        at = corners[np.isclose(corners[:, 0], far)][:, 1]
+        np.testing.assert_allclose([at.min(), at.max()], [low, high])
+    assert "90 % of 200 draws" in legend(ax)
+
+
+def test_reliability_shows_the_bins():
+    counts = [0, 40, 60]
+    ax = plot.reliability([0.1, 0.5, 0.9], [np.nan, 0.4, 1], counts).axes[0]
+    assert ax.get_title() == "Reliability of 100 pairs"
+    points = ax.collections[0]
+    np.testing.assert_allclose(points.get_offsets(), [[0.5, 0.4], [0.9, 1]])
+    assert points.get_sizes()[0] < points.get_sizes()[1]
+    assert legend(ax) == ["as often as it says", "observed"]
+    ax = plot.reliability(BINS, BINS, BINS, low=BINS / 2, high=BINS, interval_label="68 %").axes[0]
+    ends = [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, np.stack([BINS / 2, BINS], 1))
+    assert legend(ax)[1] == "68 %"
+
+
+def test_map_by_umap(monkeypatch):
+    """The arrangement is somebody else's: here it is checked what is asked and drawn."""
+    asked = {}
+
+    class Arranger:
+        def __init__(self, **keywords):
+            asked.update(keywords)
+
+        def fit_transform(self, array):
+            return array[:, :2] * [1, -1]
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Arranger))
+    embeddings = RNG.normal(size=(40, 5))
+    ax = plot.embedding_map(embeddings, np.zeros(40), method="umap", seed=4).axes[0]
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), embeddings[:, :2] * [1, -1])
+    assert ax.get_xlabel() == "UMAP 1 (no unit)"
+    assert (asked["n_neighbors"], asked["random_state"]) == (15, 4)
+    with pytest.raises(ValueError, match="embeddings must be four or more for UMAP, got 3"):
+        plot.embedding_map(embeddings[:3], np.zeros(3), method="umap")
+
+
+def test_missing_umap_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match="python -m pip install umap-learn"):
+        plot.embedding_map(np.eye(5), np.zeros(5), method="umap")
+
+
+def test_umap_keeps_clusters_together():
+    pytest.importorskip("umap")
+    labels = np.arange(60) % 3
+    embeddings = 9 * np.eye(8)[labels] + 0.1 * RNG.normal(size=(60, 8))
+    figures = [plot.embedding_map(embeddings, labels, method="umap") for _ in range(2)]
+    groups, again = ([c.get_offsets() for c in f.axes[0].collections] for f in figures)
+    np.testing.assert_array_equal(groups, again)  # the same seed, the same map
+    centres = np.array([group.mean(0) for group in groups])
+    inside = max(np.ptp(group, axis=0).max() for group in groups)
+    gaps = np.linalg.norm(centres[:, None] - centres, axis=-1)[np.triu_indices(3, 1)]
+    assert gaps.min() > inside
+
+
 def test_map_is_the_principal_plane():
     embeddings = RNG.normal(size=(40, 5)) * [1, 9, 1, 4, 1]
     ax = plot.embedding_map(torch.tensor(embeddings), torch.arange(40) % 3).axes[0]
@@ -221,6 +317,56 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
             lambda: plot.photo_pairs(PHOTOS[:2], PHOTOS[:3]),
             ValueError,
             r"images_b must have the shape of images_a, \(2, 12, 12, 3\), got \(3, 12, 12, 3\)",
+        ),
+        (
+            lambda: plot.retrieval_rows(PHOTOS[:9], PHOTOS[:27], RIGHT),
+            ValueError,
+            r"neighbours must have shape \(n, k, ...\) .*, got \(27, 12, 12, 3\)",
+        ),
+        (
+            lambda: plot.retrieval_rows(PHOTOS[:1], PHOTOS[None, :3], RIGHT),
+            ValueError,
+            r"right must have shape \(1, 3\), got \(9, 3\)",
+        ),
+        (
+            lambda: plot.roc(SCORES, SAME, band=(BINS, BINS, BINS[:2])),
+            ValueError,
+            r"band must be three vectors of one length, got \(2,\)",
+        ),
+        (
+            lambda: plot.roc(SCORES, SAME, band=(BINS, BINS, BINS - 0.1)),
+            ValueError,
+            "band must hold rising false-accept rates, and at each the lower rate first",
+        ),
+        (
+            lambda: plot.det(SCORES, SAME, band=(BINS, BINS, BINS + 0.2)),
+            ValueError,
+            r"band\[2\] must hold rates between 0 and 1",
+        ),
+        (
+            lambda: plot.reliability(BINS, BINS, 0 * BINS),
+            ValueError,
+            "counts must count some pairs, got none",
+        ),
+        (
+            lambda: plot.reliability(BINS, BINS + 1, BINS),
+            ValueError,
+            "shares must hold rates between 0 and 1",
+        ),
+        (
+            lambda: plot.reliability(BINS, BINS[:2], BINS),
+            ValueError,
+            r"shares must be vectors of one length, got \(2,\)",
+        ),
+        (
+            lambda: plot.reliability(BINS, BINS, BINS, low=BINS),
+            ValueError,
+            "low and high must be given together",
+        ),
+        (
+            lambda: plot.embedding_map(np.eye(5), np.zeros(5), method="tsne"),
+            ValueError,
+            "method must be one of 'pca', 'umap'",
         ),
         (
             lambda: plot.photo_pairs(PHOTOS[:2], PHOTOS[:2], ["one"]),

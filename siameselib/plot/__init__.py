@@ -9,14 +9,18 @@ more alike; 1 = same identity.
 """
 
 from siameselib.plot.canvas import save
-from siameselib.plot.curves import det, distance_histogram, roc, training_curves
-from siameselib.plot.photos import embedding_map, photo_pairs, triplet_strip
+from siameselib.plot.curves import det, distance_histogram, reliability, roc
+from siameselib.plot.maps import embedding_map
+from siameselib.plot.photos import photo_pairs, retrieval_rows, triplet_strip
+from siameselib.plot.training import training_curves
 
 __all__ = [
     "det",
     "distance_histogram",
     "embedding_map",
     "photo_pairs",
+    "reliability",
+    "retrieval_rows",
     "roc",
     "save",
     "training_curves",

@@ -1,9 +1,8 @@
-"""ROC, DET, score histograms and training curves."""
+"""ROC, DET, score histograms and reliability diagrams."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -11,18 +10,14 @@ from numpy.typing import NDArray
 
 from siameselib import _check
 from siameselib.evaluation.curves import auc, count_cuts, eer, roc_curve
-from siameselib.evaluation.inputs import Values, check_pairs
+from siameselib.evaluation.inputs import Values, check_pairs, to_array
 from siameselib.evaluation.verification import MIN_FALSE_ACCEPTS
 from siameselib.plot.canvas import (
     BLACK,
     BLUE,
     DIFFERENT,
-    GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
     SAME,
-    new_figure,
     sheet,
 )
 
@@ -30,13 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Band: TypeAlias = tuple[Values, Values, Values]
+
 BINS, LEGEND_ROOM = 60, 1.35
 PROBIT_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
-SHARES = {
-    "val_accuracy": ("validation accuracy", BLUE, "-"),
-    "val_auc": ("validation AUC", GREEN, "--"),
-    "active": ("active share of the batch", ORANGE, ":"),
-}
 
 
 def roc(
@@ -46,6 +38,8 @@ def roc(
     label: str = "ROC",
     colour: str = BLUE,
     title: str | None = None,
+    band: Band | None = None,
+    band_label: str = "95 % interval",
     ax: Axes | None = None,
 ) -> Figure:
     """Draw the ROC with its area, its equal error rate and the line of chance.
@@ -56,13 +50,19 @@ def roc(
         label: The curve's name in the legend; draw several into one ``ax`` to compare.
         colour: The curve's colour.
         title: Instead of "ROC of n pairs (k same)".
+        band: Intervals to shade: false-accept rates in order, and the lowest and the highest
+            true-accept rate at each.
+        band_label: What they are, in the legend.
         ax: Where to draw; a new figure by default.
 
     Shape:
-        scores, same: (n,).
+        scores, same: (n,). Each array of the band: (m,).
 
     Returns:
         The figure.
+
+    Raises:
+        ValueError: Bad scores, or a band that is no interval of rates.
 
     Example:
         >>> figure = roc([0.9, 0.8, 0.7, 0.1], [1, 1, 0, 0])
@@ -78,6 +78,8 @@ def roc(
     ax.plot(far, tar, color=colour, linewidth=2, label=text)
     ax.plot(equal, 1 - equal, "o", color=colour)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    if band is not None:
+        _shade("roc", ax, band, colour, band_label)
     ax.set_xlabel("false-accept rate (share of different pairs)")
     ax.set_ylabel("true-accept rate (share of same pairs)")
     ax.set_title(title or f"ROC of {_count(same)}")
@@ -93,6 +95,8 @@ def det(
     label: str = "DET",
     colour: str = BLUE,
     title: str | None = None,
+    band: Band | None = None,
+    band_label: str = "95 % interval",
     ax: Axes | None = None,
 ) -> Figure:
     """Draw the DET curve: false-reject rate over false-accept rate, on probit axes.
@@ -106,13 +110,19 @@ def det(
         label: The curve's name in the legend; draw several into one ``ax`` to compare.
         colour: The curve's colour.
         title: Instead of "DET of n pairs (k same)".
+        band: Intervals to shade: false-accept rates in order, and the lowest and the highest
+            false-reject rate at each.
+        band_label: What they are, in the legend.
         ax: Where to draw; a new figure by default.
 
     Shape:
-        scores, same: (n,).
+        scores, same: (n,). Each array of the band: (m,).
 
     Returns:
         The figure.
+
+    Raises:
+        ValueError: Bad scores, or a band that is no interval of rates.
 
     Example:
         >>> figure = det([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
@@ -139,6 +149,8 @@ def det(
         ax.plot(equal, equal, "o", color=colour)
     else:
         ax.text(0.03, 0.03, "one threshold makes no error", transform=ax.transAxes)
+    if band is not None:
+        _shade("det", ax, band, colour, band_label)
     ax.set_xlabel("false-accept rate (share of different pairs)")
     ax.set_ylabel("false-reject rate (share of same pairs)")
     ax.set_title(title or f"DET of {_count(same)}")
@@ -217,75 +229,101 @@ def distance_histogram(
     return figure
 
 
-def training_curves(
-    history: Sequence[Mapping[str, Any]],
+def reliability(
+    centres: Values,
+    shares: Values,
+    counts: Values,
     *,
-    trivial: float | None = None,
+    low: Values | None = None,
+    high: Values | None = None,
+    label: str = "observed",
+    interval_label: str = "95 % interval",
     title: str | None = None,
-    axes: tuple[Axes, Axes] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
-    """Draw the loss beside the loss of having learnt nothing, and the validation figures.
+    """Draw how often a probability came true: on the diagonal where it is right.
+
+    The area of a point tells how many pairs stand behind it; empty bins are left out.
 
     Args:
-        history: One mapping per epoch. Keys drawn when present: ``epoch``, ``loss``,
-            ``val_loss``, ``trivial`` (above), ``val_accuracy``, ``val_auc``, ``active`` (below).
-            A value that is missing, None or not finite leaves a gap.
-        trivial: The loss of an embedding that ignores its input; instead of the key's values.
-        title: Instead of "Training: n epochs".
-        axes: Two axes to draw into, for the loss and for the shares; a new figure by default.
+        centres: The probability that the bin stands for.
+        shares: The share of its pairs that were the same.
+        counts: How many pairs it has.
+        low: Where the interval of each share begins; with ``high``.
+        high: Where it ends.
+        label: The points' name in the legend.
+        interval_label: What the intervals are, in the legend.
+        title: Instead of "Reliability of n pairs".
+        ax: Where to draw; a new figure by default.
+
+    Shape:
+        Each: (bins,). In an empty bin everything but the count may be NaN.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: No epoch at all.
+        ValueError: Other shapes, a share outside of [0, 1], or no pairs at all.
 
     Example:
-        >>> history = [{"epoch": 1, "loss": 0.6}, {"epoch": 2, "loss": 0.4, "val_auc": 0.8}]
-        >>> training_curves(history, trivial=0.693).axes[0].get_title()
-        'Training: 2 epochs'
+        >>> reliability([0.1, 0.9], [0.2, 0.85], [40, 60]).axes[0].get_title()
+        'Reliability of 100 pairs'
+
+    Source:
+        Murphy and Winkler 1977; DeGroot and Fienberg 1983.
     """
-    if not history:
-        raise _check.refuse("training_curves", "history", "hold at least one epoch", "none")
-    if axes is None:
-        figure = new_figure(7.0, 6.0)
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    else:
-        above, below = axes
-        figure = cast("Figure", above.figure)
-    epochs = [float(row.get("epoch", i + 1)) for i, row in enumerate(history)]
-    if trivial is not None:
-        history = [{**row, "trivial": trivial} for row in history]
-    marker = "o" if len(history) <= 30 else None
-
-    def line(ax: Axes, key: str, label: str, colour: str, style: str) -> None:
-        values = _column(history, key)
-        if np.isfinite(values).any():
-            label = f"{label}, last {values[np.isfinite(values)][-1]:.3g}"
-            ax.plot(epochs, values, style, marker=marker, markersize=3, color=colour, label=label)
-
-    line(above, "loss", "training loss", BLUE, "-")
-    line(above, "val_loss", "validation loss", PURPLE, "--")
-    line(above, "trivial", "trivial loss (nothing learnt)", BLACK, ":")
-    for key, (label, colour, style) in SHARES.items():
-        line(below, key, label, colour, style)
-    below.set(ylim=(-0.02, 1.02), xlabel="epoch", ylabel="share")
-    below.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    below.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    above.set_ylabel("loss")
-    above.set_title(title or f"Training: {len(history)} epoch{'s' * (len(history) > 1)}")
-    for ax in (above, below):
-        ax.grid(alpha=0.3)
-        if ax.lines:
-            ax.legend(loc="best", fontsize="small")
-        else:
-            ax.text(0.5, 0.5, "nothing recorded", transform=ax.transAxes, ha="center")
+    if (low is None) != (high is None):
+        raise _check.refuse("reliability", "low and high", "be given together", "one of them")
+    given = {"centres": centres, "shares": shares, "counts": counts}
+    if low is not None and high is not None:
+        given |= {"low": low, "high": high}
+    columns = {name: to_array("reliability", name, value) for name, value in given.items()}
+    for name, column in columns.items():
+        if column.ndim != 1 or column.shape != columns["centres"].shape:
+            expected = "be vectors of one length"
+            raise _check.refuse("reliability", name, expected, column.shape)
+    filled = columns["counts"] > 0
+    if not filled.any():
+        raise _check.refuse("reliability", "counts", "count some pairs", "none")
+    columns = {name: column[filled] for name, column in columns.items()}
+    for name in columns.keys() - {"counts"}:
+        _check_rates("reliability", name, columns[name])
+    x, y, n = columns["centres"], columns["shares"], columns["counts"]
+    figure, ax = sheet(ax, 5.5, 5.5)
+    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as often as it says")
+    if low is not None:
+        ends = columns["low"], columns["high"]
+        ax.vlines(x, *ends, color=BLUE, linewidth=1.5, alpha=0.6, label=interval_label)
+    ax.plot(x, y, color=BLUE, linewidth=1, alpha=0.6)
+    ax.scatter(x, y, s=20 + 180 * n / n.max(), color=BLUE, zorder=3, label=label)
+    ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
+    ax.set_xlabel("probability of the verifier")
+    ax.set_ylabel("share of pairs that were the same")
+    ax.set_title(title or f"Reliability of {int(n.sum()):,} pairs")
+    ax.grid(alpha=0.3)
+    ax.legend(loc="upper left")
     return figure
 
 
-def _column(history: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
-    values = [np.nan if row.get(key) is None else float(row[key]) for row in history]
-    return np.where(np.isfinite(values), values, np.nan)
+def _shade(where: str, ax: Axes, band: Band, colour: str, label: str) -> None:
+    """Fill between two curves of rates over false-accept rates."""
+    names = ("band[0]", "band[1]", "band[2]")
+    far, low, high = (to_array(where, name, part) for name, part in zip(names, band, strict=True))
+    for name, part in zip(names, (far, low, high), strict=True):
+        if part.ndim != 1 or part.shape != far.shape:
+            raise _check.refuse(where, "band", "be three vectors of one length", part.shape)
+        _check_rates(where, name, part)
+    if (low > high).any() or (far[1:] < far[:-1]).any():
+        expected = "hold rising false-accept rates, and at each the lower rate first"
+        raise _check.refuse(where, "band", expected, "another order")
+    # On probit axes a rate of 0 or 1 lies at infinity: end at the frame.
+    far, low, high = far.clip(*ax.get_xlim()), low.clip(*ax.get_ylim()), high.clip(*ax.get_ylim())
+    ax.fill_between(far, low, high, color=colour, alpha=0.2, linewidth=0, label=label)
+
+
+def _check_rates(where: str, name: str, rates: NDArray[np.float64]) -> None:
+    if not ((rates >= 0) & (rates <= 1)).all():
+        raise _check.refuse(where, name, "hold rates between 0 and 1", rates.tolist()[:5])
 
 
 def _count(same: Values) -> str:
