@@ -83,6 +83,12 @@ def integer(where: str, name: str, value: object, least: int) -> int:
     return int(value)
 
 
+def between(where: str, name: str, value: float, least: float, below: float) -> None:
+    """Refuse a number that is not in [least, below)."""
+    if not least <= value < below:
+        raise refuse(where, name, f"lie in [{least:g}, {below:.4g})", value)
+
+
 def finite(where: str, name: str, value: Tensor) -> None:
     """Refuse NaN and infinity; reading the answer waits for the device."""
     broken = (~value.isfinite()).flatten(1).any(1).nonzero().flatten()

@@ -1,7 +1,8 @@
 """What every loss and miner on a labelled batch promises, whatever the batch.
 
 Losses are found by their forward(embeddings, labels, ...), miners by their module. What holds for
-losses of every kind is in test_loss_contract.
+losses of every kind is in test_loss_contract. To losses of classes, whose constructor takes
+num_classes, labels are row numbers and not just equal or different: see test_class_losses.
 """
 
 import copy
@@ -24,6 +25,7 @@ LOSSES = [
     for name in siameselib.losses.__all__
     if list(inspect.signature(getattr(siameselib.losses, name).forward).parameters)[1:3]
     == ["embeddings", "labels"]
+    and "num_classes" not in inspect.signature(getattr(siameselib.losses, name)).parameters
 ]
 IDLE = "of this batch has"
 DRAWING = {"DistanceWeightedMiner"}  # at random, by the number of the row

@@ -15,6 +15,15 @@ LOSSES = sorted(siameselib.losses.__all__)
 PER_CALL = {"ref_offset"}  # not a tensor, but it goes with one
 
 
+def make(name, **keywords):
+    """The loss; one of classes has a weight of its own, and is told its size."""
+    cls = getattr(siameselib.losses, name)
+    sizes = {"num_classes": 4, "embedding_dim": 5}
+    wanted = inspect.signature(cls).parameters
+    torch.manual_seed(0)
+    return cls(**{size: sizes[size] for size in sizes if size in wanted}, **keywords)
+
+
 def function_of(name):
     """The function of a class: same letters, any underscores."""
     (found,) = (f for f in siameselib.functional.__all__ if f.replace("_", "") == name.lower())
@@ -55,7 +64,7 @@ def name(request):
 
 @pytest.fixture
 def criterion(name):
-    return getattr(siameselib.losses, name)()
+    return make(name)
 
 
 def test_keywords_are_those_of_the_function(name):
@@ -65,20 +74,23 @@ def test_keywords_are_those_of_the_function(name):
 
 
 def test_repr_shows_every_keyword(name, criterion):
-    shown = ", ".join(f"{k}={v!r}" for k, v in keywords_of(type(criterion)).items())
+    parameters = inspect.signature(type(criterion)).parameters
+    shown = ", ".join(f"{k}={getattr(criterion, k)!r}" for k in parameters)
+    assert keywords_of(type(criterion)).items() <= vars(criterion).items()
     assert repr(criterion) == f"{name}({shown})"
 
 
 def test_module_is_the_function(name, criterion):
     arguments = arguments_of(criterion)
-    assert torch.equal(criterion(*arguments), function_of(name)(*arguments))
+    own = dict(criterion.named_parameters())
+    assert torch.equal(criterion(*arguments), function_of(name)(*arguments, **own))
 
 
 def test_forward_takes_the_tensors_of_the_function_in_order(name, criterion):
     tensors = [
         parameter
         for parameter in inspect.signature(function_of(name)).parameters
-        if parameter not in keywords_of(function_of(name))
+        if parameter not in {*keywords_of(function_of(name)), *criterion.state_dict()}
     ]
     assert list(inspect.signature(criterion.forward).parameters) == tensors
 
@@ -93,10 +105,9 @@ def test_stats_are_detached_scalars(criterion):
 
 
 def test_reductions_agree(name):
-    make = getattr(siameselib.losses, name)
-    arguments = arguments_of(make())
-    none = make(reduction="none")(*arguments)
-    total, mean = make(reduction="sum"), make(reduction="mean")
+    arguments = arguments_of(make(name))
+    none = make(name, reduction="none")(*arguments)
+    total, mean = make(name, reduction="sum"), make(name, reduction="mean")
     torch.testing.assert_close(total(*arguments), none.sum())
     torch.testing.assert_close(mean(*arguments), none.sum() / mean.stats.valid)
 
@@ -113,7 +124,7 @@ def test_copies_and_pickles_after_a_call(criterion):
     loss = criterion(*arguments)
     for twin in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
         assert repr(twin) == repr(criterion) and torch.equal(twin(*arguments), loss)
-    assert not criterion.state_dict()
+    assert set(criterion.state_dict()) == {own for own, _ in criterion.named_parameters()}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -5,6 +5,11 @@ from siameselib.functional.batch_triplets import (
     batch_hard_triplet_loss,
     semi_hard_triplet_loss,
 )
+from siameselib.functional.class_softmax import (
+    arc_face_loss,
+    cos_face_loss,
+    normalized_softmax_loss,
+)
 from siameselib.functional.distances import (
     mean_square_distance,
     paired_distance,
@@ -14,6 +19,7 @@ from siameselib.functional.easy_mining import mine_easy_positive, mine_hardest_n
 from siameselib.functional.mining import Triplets, mine_batch_hard, mine_semi_hard
 from siameselib.functional.pair_mining import PairBounds, mine_multi_similarity
 from siameselib.functional.pairs import bce_pair_loss, contrastive_loss
+from siameselib.functional.proxies import proxy_anchor_loss, proxy_nca_loss
 from siameselib.functional.sampled_mining import mine_distance_weighted
 from siameselib.functional.softmax import info_nce_loss, nt_xent_loss, sup_con_loss
 from siameselib.functional.stats import Stats
@@ -23,10 +29,12 @@ __all__ = [
     "PairBounds",
     "Stats",
     "Triplets",
+    "arc_face_loss",
     "batch_all_triplet_loss",
     "batch_hard_triplet_loss",
     "bce_pair_loss",
     "contrastive_loss",
+    "cos_face_loss",
     "info_nce_loss",
     "mean_square_distance",
     "mine_batch_hard",
@@ -35,8 +43,11 @@ __all__ = [
     "mine_hardest_negatives",
     "mine_multi_similarity",
     "mine_semi_hard",
+    "normalized_softmax_loss",
     "nt_xent_loss",
     "paired_distance",
+    "proxy_anchor_loss",
+    "proxy_nca_loss",
     "semi_hard_triplet_loss",
     "sup_con_loss",
     "triplet_loss",

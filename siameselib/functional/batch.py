@@ -82,18 +82,19 @@ def labelled_batch(
     return Batch(x, labels, at_least_float32(ref), ref_labels, ref_offset)
 
 
-def warn_when_idle(where: str, valid: Tensor) -> None:
+def warn_when_idle(
+    where: str,
+    valid: Tensor,
+    why: str = "no anchor of this batch has both a positive and a negative",
+    remedy: str = "sample several identities, several images of each",
+) -> None:
     """Warn when a batch has no valid term: CPU only, since reading the count syncs."""
-    if _readable(valid) and valid == 0:
-        warnings.warn(
-            f"{where}: no anchor of this batch has both a positive and a negative: the loss is 0 "
-            "and teaches nothing; sample several identities, several images of each",
-            stacklevel=4,
-        )
+    if readable(valid) and valid == 0:
+        warnings.warn(f"{where}: {why}: the loss is 0 and teaches nothing; {remedy}", stacklevel=4)
 
 
 def _warn_of_pair_labels(where: str, labels: Tensor) -> None:
-    if not _readable(labels) or len(labels) < 18 or int(labels.amax()) > 1:
+    if not readable(labels) or len(labels) < 18 or int(labels.amax()) > 1:
         return
     ones, zeros = int((labels == 1).sum()), int((labels == 0).sum())
     if ones + zeros == len(labels) and min(ones, zeros) > 8:
@@ -104,5 +105,6 @@ def _warn_of_pair_labels(where: str, labels: Tensor) -> None:
         )
 
 
-def _readable(tensor: Tensor) -> bool:
+def readable(tensor: Tensor) -> bool:
+    """Say whether values can be looked at without waiting for a device."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
+from siameselib.kernels.unit import power_of_two, unit
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "manhattan")
 Metric = str | Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +68,7 @@ def paired_distance(x1: Tensor, x2: Tensor, metric: Metric = "euclidean") -> Ten
             return difference.abs().sum(-1)
         if metric == "sqeuclidean":
             return difference.square().sum(-1)
-        scale = _power_of_two(difference)
+        scale = power_of_two(difference)
         length: Tensor = torch.linalg.vector_norm(difference * scale, dim=-1)
         return length / torch.where(scale > 0, scale, 1).squeeze(-1)
 
@@ -120,9 +121,7 @@ def unit_rows(x: Tensor) -> Tensor:
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    x = x * _power_of_two(x)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / torch.where(norm > 0, norm, 1)
+    return unit(x)[0]
 
 
 def _cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
@@ -130,11 +129,3 @@ def _cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
     a, b = unit_rows(x1), unit_rows(x2)
     zero_rows = (x1 == 0).all(-1).to(a.dtype) + (x2 == 0).all(-1).to(a.dtype)
     return ((a - b).square().sum(-1) + zero_rows) / 2
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    # Brings each row's largest entry near 1, exactly: squares neither overflow nor vanish.
-    # 0 for a zero row, which so gets gradient 0.
-    largest = x.detach().abs().amax(-1, keepdim=True)
-    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
-    return torch.ldexp(largest.sign(), -exponent)

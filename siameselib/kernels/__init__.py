@@ -16,6 +16,7 @@ BACKENDS = ("auto", "reference", "streaming", "triton")
 OPERATIONS = {  # and which of them take differences in the dense reference, width entries a pair
     "hardest": True,
     "beyond": True,
+    "class_logsumexp": False,
     "draw": True,
     "logsumexp": False,
     "softplus_sum": False,
@@ -89,7 +90,8 @@ def explain(op: str, x: Tensor, y: Tensor | None = None) -> str:
     Args:
         op: "hardest" (batch-hard mining), "beyond" (semi-hard mining), "topk" (the hardest
             negatives), "draw" (distance-weighted mining), "logsumexp" (SupCon,
-            NT-Xent) or "softplus_sum" (NT-Xent).
+            NT-Xent), "softplus_sum" (NT-Xent) or "class_logsumexp" (losses of classes, with
+            their weight as y).
         x: (n, d) embeddings.
         y: (m, d) embeddings they are compared with, x itself if None.
 

@@ -10,17 +10,29 @@ from siameselib.losses.batch_triplets import (
     BatchHardTripletLoss,
     SemiHardTripletLoss,
 )
+from siameselib.losses.classes import (
+    ArcFaceLoss,
+    CosFaceLoss,
+    NormalizedSoftmaxLoss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+)
 from siameselib.losses.pairs import BCEPairLoss, ContrastiveLoss
 from siameselib.losses.softmax import InfoNCELoss, NTXentLoss, SupConLoss
 from siameselib.losses.triplets import TripletLoss
 
 __all__ = [
+    "ArcFaceLoss",
     "BCEPairLoss",
     "BatchAllTripletLoss",
     "BatchHardTripletLoss",
     "ContrastiveLoss",
+    "CosFaceLoss",
     "InfoNCELoss",
     "NTXentLoss",
+    "NormalizedSoftmaxLoss",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
     "SemiHardTripletLoss",
     "SupConLoss",
     "TripletLoss",

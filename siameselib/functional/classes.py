@@ -1,0 +1,165 @@
+"""What losses of classes share: a weight with one row a class, labels that number its rows."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from siameselib import _check
+from siameselib.functional.batch import readable, warn_when_idle
+from siameselib.functional.distances import unit_rows
+from siameselib.functional.stats import Stats
+from siameselib.kernels.class_logsumexp import LARGEST_SCALE, Classes, class_logsumexp
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class ClassBatch(NamedTuple):
+    """A batch, compared with all classes."""
+
+    x: Tensor
+    """(n, d) embeddings of length 1 (or 0), float32 or wider."""
+    labels: Tensor
+    """(n,) their classes, int64."""
+    classes: Classes
+    """Their log-sum-exp over the others, and their distances to their own."""
+
+
+def class_batch(
+    where: str,
+    embeddings: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    scale: float,
+    *,
+    by_class: bool = False,
+    reduction: str,
+    validate: bool,
+    backend: str,
+) -> ClassBatch:
+    """Check what every loss of classes takes, and compare each embedding with each class.
+
+    Args:
+        where: the loss that asks, for its messages.
+        embeddings: one embedding a row.
+        labels: the class of each, a row of the weight.
+        weight: one row a class.
+        scale: what the cosines are multiplied by.
+        by_class: whether the log-sum-exp is over the samples for each class.
+        reduction: to be checked.
+        validate: whether to look for NaN, infinity and labels out of range on any device.
+        backend: see :func:`siameselib.use_backend`.
+
+    Returns:
+        The comparison; autocast has no part in it.
+
+    Raises:
+        ValueError: for shapes or devices that do not fit together, labels out of range where they
+            are looked at, an unknown reduction or backend, a scale out of range, or, under
+            ``validate``, numbers that are not finite.
+        TypeError: for embeddings or a weight that are not floating point, or labels that are not
+            integers.
+    """
+    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    _check.matrix(where, "embeddings", embeddings)
+    _check.labels(where, labels, len(embeddings))
+    _check.same_device(where, "embeddings", embeddings, "labels", labels)
+    _check.matrix(where, "weight", weight)
+    _check.same_device(where, "embeddings", embeddings, "weight", weight)
+    if weight.shape[1] != embeddings.shape[1]:
+        expected = f"have the width of embeddings, {embeddings.shape[1]}"
+        raise _check.refuse(where, "weight", expected, weight.shape[1])
+    if validate or readable(labels):
+        _check_range(where, labels, len(weight))
+    if validate:
+        _check.finite(where, "embeddings", embeddings)
+        _check.finite(where, "weight", weight)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = unit_rows(embeddings.to(_common_dtype(embeddings, weight)))
+        labels = labels.long()
+        return ClassBatch(x, labels, class_logsumexp(x, labels, weight, scale, by_class, backend))
+
+
+def check_scale(where: str, scale: float, name: str = "scale", *, inverse: float = 0) -> float:
+    """Refuse a scale, or a temperature that is ``inverse`` over it, out of range.
+
+    Returns:
+        The scale.
+    """
+    value = scale
+    _check.positive(where, name, value)
+    if inverse:
+        scale = inverse / value
+    if scale > LARGEST_SCALE:
+        limit = f"at least {inverse / LARGEST_SCALE:g}" if inverse else f"at most {LARGEST_SCALE}"
+        raise _check.refuse(where, name, f"be {limit}", value)
+    return scale
+
+
+def class_stats(
+    where: str, batch: ClassBatch, losses: Tensor, valid: Tensor, number: int, trivial: Tensor
+) -> Stats:
+    """Sum up what a loss of classes saw, and warn if that was nothing.
+
+    Args:
+        where: the loss, for the warning.
+        batch: the comparison.
+        losses: one value a term.
+        valid: which terms count.
+        number: of classes.
+        trivial: the loss of a collapsed model.
+
+    Returns:
+        The record.
+    """
+    x, near = batch.x.detach(), 1 - batch.classes.distance.detach()
+    count = valid.sum()
+    # the sum of all cosines is the dot product of two sums; one a sample is with its own class
+    far = (x.sum(0) * batch.classes.weight_sum).sum() - near.sum()
+    warn_when_idle(
+        where,
+        count,
+        "the batch is empty, or there is a single class",
+        "there must be embeddings, and classes to tell apart",
+    )
+    return Stats(
+        valid=count,
+        active=((losses.detach() > 0) & valid).sum() / count,
+        positive_distance=1 - near.sum() / len(x) if len(x) else near.new_tensor(math.nan),
+        negative_distance=1 - far / (len(x) * (number - 1))
+        if len(x) and number > 1
+        else near.new_tensor(math.nan),
+        trivial=trivial,
+    )
+
+
+def class_logits(where: str, embeddings: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """Return the scaled cosine of each embedding with each class, (n, c).
+
+    Raises:
+        ValueError: for shapes or devices that do not fit together.
+        TypeError: for anything but floating-point tensors.
+    """
+    _check.matrix(where, "embeddings", embeddings)
+    _check.same_device(where, "embeddings", embeddings, "weight", weight)
+    if weight.shape[1] != embeddings.shape[1]:
+        expected = f"have {weight.shape[1]} columns"
+        raise _check.refuse(where, "embeddings", expected, embeddings.shape[1])
+    with torch.autocast(embeddings.device.type, enabled=False):
+        dtype = _common_dtype(embeddings, weight)
+        x, w = unit_rows(embeddings.to(dtype)), unit_rows(weight.to(dtype))
+        return scale * x @ w.T
+
+
+def _common_dtype(embeddings: Tensor, weight: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(embeddings.dtype, weight.dtype), torch.float32)
+
+
+def _check_range(where: str, labels: Tensor, number: int) -> None:
+    if not len(labels):
+        return
+    least, most = (int(value) for value in labels.aminmax())
+    if least < 0 or most >= number:
+        expected = f"lie in [0, {number}), one number a row of weight"
+        raise _check.refuse(where, "labels", expected, least if least < 0 else most)
