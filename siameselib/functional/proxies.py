@@ -108,8 +108,8 @@ def proxy_anchor_loss(
         weight: the proxies, one row a class, of any length.
         margin: δ, in [0, 1).
         alpha: α.
-        reduction: "mean" over the proxies, which is L, "sum", which is |P| L, or "none": for each
-            proxy its two logarithms, the first times |P| / |P⁺|.
+        reduction: "mean" over the proxies, which is L, "sum", which is L times their number, or
+            "none": for each proxy its two logarithms, the first times P over P⁺ in number.
         validate: whether to look for NaN, infinity and labels out of range, which waits for the
             device; on the CPU labels are always looked at.
         backend: see :func:`siameselib.use_backend`.
