@@ -126,7 +126,8 @@ def test_every_loss_trains_and_reports(run, options):
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in history] == [1, 2]
     assert all(np.isfinite(line["loss"]) and line["trivial"] > 0 for line in history)
-    for name in ("roc", "det", "distances", "training", "embeddings"):
+    assert f"{result['n_pairs']} test pairs" in (out / "report.html").read_text(encoding="utf-8")
+    for name in ("roc", "det", "distances", "training", "embeddings", "neighbours"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 300
     assert not list(out.glob(".*"))
@@ -143,6 +144,7 @@ def test_view_2_trains_a_net_a_fold(run):
     assert result["n_pairs"] == 48
     assert result["accuracy"] == pytest.approx(np.mean(accuracies))
     assert result["accuracy_se"] == pytest.approx(np.std(accuracies, ddof=1) / np.sqrt(3))
+    assert "standard error over 3 folds" in (out / "report.html").read_text(encoding="utf-8")
     assert [fold["protocol"] for fold in folds] == [f"lfw-view-2-fold-{k}" for k in range(3)]
 
 

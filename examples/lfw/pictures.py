@@ -1,17 +1,20 @@
-"""The pictures of a run: curves, distances, hardest errors, embedding map."""
+"""The pictures of a run: curves, distances, hardest errors, neighbours, embeddings; its report."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from task import Pairs
 from torch import Tensor
 
 from siameselib import plot
 from siameselib.evaluation import Verifier
+from siameselib.report import write_report
 
 SHOWN = 12  # hardest errors of each kind
+QUERIES, NEIGHBOURS = 8, 6  # of the retrieval rows
 MAPPED = 16  # people in the embedding map
 
 
@@ -25,7 +28,7 @@ def draw(
     rows: NDArray[np.int64],
     history: list[dict[str, Any]],
 ) -> None:
-    """Draw everything about a run into its folder."""
+    """Draw everything about a run into its folder, and put it together on one page."""
     plot.save(plot.roc(scores, pairs.same), out / "roc.png")
     plot.save(plot.det(scores, pairs.same), out / "det.png")
     plot.save(
@@ -54,4 +57,30 @@ def draw(
     plot.save(
         plot.embedding_map(embeddings[chosen], labels[chosen], images=packed.images[rows[chosen]]),
         out / "embeddings.png",
+    )
+    plot.save(neighbours(packed, verifier, embeddings, rows), out / "neighbours.png")
+    write_report(out)
+
+
+def neighbours(
+    packed: Any, verifier: Verifier, embeddings: Tensor, rows: NDArray[np.int64]
+) -> Figure:
+    """Draw the people with most photos: one of each, and what the net finds most alike."""
+    _, first, counts = np.unique(packed.labels[rows], return_index=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:QUERIES]
+    chosen, k = first[order], min(NEIGHBOURS, len(rows) - 1)
+    nearest = []
+    for query in chosen:
+        scores = verifier.scores(embeddings[query].expand_as(embeddings), embeddings)
+        scores[query] = -np.inf
+        nearest.append(rows[np.argsort(-scores, kind="stable")[:k]])
+    queries = rows[chosen]
+    right = packed.labels[np.stack(nearest)] == packed.labels[queries, None]
+    there = np.minimum(counts[order] - 1, k).sum()
+    return plot.retrieval_rows(
+        packed.images[queries],
+        packed.images[np.stack(nearest)],
+        right,
+        [packed.identities[row].replace("_", " ") for row in queries],
+        title=f"Nearest of {len(rows):,} photos: {right.sum()} of {there} that could be right",
     )

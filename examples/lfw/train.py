@@ -5,7 +5,7 @@
     torchrun --nproc-per-node 8 examples/lfw/train.py --data path/to/lfw --image-size 128
 
 One loop, no framework. All lands in --out: result.json, history.jsonl, model.pt (for verify.py),
-checkpoint.pt (for --resume) and pictures.
+checkpoint.pt (for --resume), pictures, and report.html, which has it all on one page.
 """
 
 import argparse
@@ -33,6 +33,7 @@ import siameselib as sl
 from siameselib.data import Protocol
 from siameselib.evaluation import Verifier, accuracy_at, auc, fit_threshold, verify_pairs
 from siameselib.files import replacing
+from siameselib.report import write_report
 
 MAY_CHANGE = {"resume", "out", "cache", "data", "command", "commit", "device", "compile"}
 
@@ -219,6 +220,7 @@ def main(argv: list[str] | None = None) -> int:
             if not RANK:
                 result = average(results)
                 write(out / "result.json", result)
+                write_report(out)
         leave()
     except KeyboardInterrupt:
         print(
