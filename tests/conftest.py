@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from siameselib.data import open_lfw
 
@@ -109,6 +110,25 @@ def real_lfw():
 def real_source(real_lfw):
     """The images of the real LFW."""
     return open_lfw(real_lfw)
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the number of entries of the largest tensor that any operation returned."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(each, torch.Tensor):
+                self.entries = max(self.entries, each.untyped_storage().nbytes() // 4)
+        return result
+
+
+@pytest.fixture
+def largest_tensor():
+    """A context that keeps the number of entries of the largest tensor made within."""
+    return Largest
 
 
 @pytest.fixture

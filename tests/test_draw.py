@@ -203,6 +203,13 @@ def test_the_first_draws_do_not_depend_on_how_many_follow():
     assert torch.equal(few.negative.view(50, 2), many.negative.view(50, 5)[:, :2])
 
 
+def test_streaming_never_holds_the_matrix(largest_tensor):
+    x, labels = batch(4096, 16, 500)
+    with largest_tensor() as largest:
+        t = sl.DistanceWeightedMiner(max_positives=7, backend="streaming")(x.float(), labels)
+    assert t.valid.any() and largest.entries <= 4096 * 4096 / 3
+
+
 def test_far_negatives_are_left_out():
     """Opposite classes: nothing is near enough, and nothing is valid."""
     x, labels = torch.tensor([[1.0, 0, 0], [1, 0.1, 0], [-1, 0, 0], [-1, 0.1, 0]]), [0, 0, 1, 1]

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from siameselib.kernels import extremes
 from siameselib.kernels.blocks import Slabs, in_range, squared
@@ -215,28 +214,15 @@ def test_nan_is_found():
         assert farther[other].all() and x[negative[other]].isnan().any(1).all()
 
 
-class Largest(TorchDispatchMode):
-    """Keeps the number of entries of the largest tensor that any operation returned."""
-
-    entries = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for each in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(each, torch.Tensor):
-                self.entries = max(self.entries, each.untyped_storage().nbytes() // 4)
-        return result
-
-
 @pytest.mark.parametrize("classes", [2, 512])
-def test_streaming_never_holds_the_matrix(classes):
+def test_streaming_never_holds_the_matrix(classes, largest_tensor):
     n = 2048
     x, labels = torch.randn(n, 16), torch.arange(n) % classes
-    with Largest() as largest:
+    with largest_tensor() as largest:
         extremes.streaming_hardest(x, x, labels, labels, 0)
     assert largest.entries <= n * n / 3
     if classes > 2:  # with two classes the pairs alone are n²/2
-        with Largest() as largest:
+        with largest_tensor() as largest:
             extremes.streaming_beyond(x, x, labels, labels, 0, None)
         assert largest.entries <= n * n / 3
 

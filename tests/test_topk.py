@@ -102,6 +102,13 @@ def test_backends_agree_over_several_blocks(classes):
             assert torch.equal(found, exact[:, :k])
 
 
+def test_streaming_never_holds_the_matrix(largest_tensor):
+    x, labels = torch.randn(2048, 16), torch.arange(2048) % 100
+    with largest_tensor() as largest:
+        kernel.streaming_topk(x, x, labels, labels, 0, 10)
+    assert largest.entries <= 2048 * 2048 / 3
+
+
 def test_nan_is_found():
     x, labels = torch.randn(20, 4), torch.arange(20) // 5
     x[7] = torch.nan

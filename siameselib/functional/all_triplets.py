@@ -49,7 +49,9 @@ def batch_all_triplet_loss(
         labels: the identity of each row.
         margin: m; not used when soft.
         metric: "euclidean", "sqeuclidean" or "cosine".
-        soft: the soft margin, log(1 + e^x), in place of the hinge.
+        soft: the soft margin, log(1 + e^x), in place of the hinge. It goes through the positives
+            one after the other, and reads from the device how many there are; the hinge waits for
+            no device.
         window: None, or "semi-hard"; not together with soft.
         reduction: "mean" over all triplets, "mean_active" over those with a loss above zero,
             "sum", or "none" (for each anchor the sum over its triplets).

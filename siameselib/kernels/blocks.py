@@ -34,7 +34,10 @@ def in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def range_shift(x: Tensor, y: Tensor) -> Tensor:
     """Return by which power of two to scale, 0 for ordinary numbers."""
-    exponent = torch.frexp(torch.maximum(x.abs().amax(), y.abs().amax())).exponent
+    largest = x.abs().amax()
+    if y is not x:
+        largest = torch.maximum(largest, y.abs().amax())
+    exponent = torch.frexp(largest).exponent
     top = int(torch.finfo(x.dtype).max ** 0.5).bit_length() - 8
     return exponent.clamp(-top // 2, top) - exponent
 
@@ -151,8 +154,8 @@ class Slabs:
         n, m = len(x), len(y)
         self.columns = (m // LANE + 1) * LANE
         self._left = x.new_ones(n, x.shape[1] + 2)
-        self._left[:, :-2] = -2 * x
-        self._left[:, -2] = self.x_square * (1 - self.error)
+        torch.mul(x, -2, out=self._left[:, :-2])
+        torch.mul(self.x_square, 1 - self.error, out=self._left[:, -2])
         self._right = x.new_zeros(self.columns, x.shape[1] + 2)
         self._right[:m, :-2] = y
         self._right[:m, -2] = 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from siameselib.kernels import choose
 from siameselib.kernels.blocks import SLAB, Grouped, Slabs, group, in_range, least_from, squared
 from siameselib.kernels.candidates import entries, farthest, nearest, repair, settle
-from siameselib.kernels.positives import drop_same, extreme_positive, listed
+from siameselib.kernels.positives import drop_same, extreme_positive, few, listed
 
 
 def hardest(
@@ -247,11 +247,12 @@ def streaming_hardest(
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
-    width = None if static else listed(grouped)
+    most = few(grouped, static)
     positive, negative = torch.empty_like(labels), torch.empty_like(labels)
     for rows, slab in slabs.blocks():
-        positive[rows] = extreme_positive(grouped, slabs, rows, slab, width, static, easy)
-        drop_same(grouped, rows, slab, width, static)
+        same = listed(grouped, rows, most)
+        positive[rows] = extreme_positive(grouped, slabs, rows, slab, same, static, easy)
+        drop_same(grouped, rows, slab, same, static)
         negative[rows] = nearest(grouped, slabs, rows, slab, static)
     positive = repair(grouped, positive, grouped.positive_count() > 0)
     negative = repair(grouped, negative, grouped.negative_count() > 0)
@@ -274,7 +275,7 @@ def streaming_beyond(
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
-    few = None if static else listed(grouped)
+    limit = few(grouped, static)
     most = 1 if easy else width
     if most is None:
         most = int(grouped.positive_count().max())
@@ -282,11 +283,12 @@ def streaming_beyond(
     found = [(none, none, none, none.bool())]
     for rows, slab in slabs.blocks():
         slab.clamp_(min=0)
+        same = listed(grouped, rows, limit)
         if easy:
-            columns = _nearest_positive(grouped, slabs, rows, slab, few, static)
+            columns = _nearest_positive(grouped, slabs, rows, slab, same, static)
         else:
             columns = grouped.positives(rows, most)
-        drop_same(grouped, rows, slab, few, static)
+        drop_same(grouped, rows, slab, same, static)
         row = torch.arange(len(slab), device=x.device).repeat_interleave(most)
         column = columns.flatten()
         if width is None and not easy:
@@ -310,12 +312,12 @@ def streaming_beyond(
 
 
 def _nearest_positive(
-    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, few: int | None, static: bool
+    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, same: Tensor | None, static: bool
 ) -> Tensor:
     """Find each row's nearest positive in label order, past the last for none."""
     places = torch.empty_like(grouped.columns)
     places[grouped.columns] = torch.arange(len(places), device=places.device)
-    positive = extreme_positive(grouped, slabs, rows, slab, few, static, easy=True)
+    positive = extreme_positive(grouped, slabs, rows, slab, same, static, easy=True)
     positive = repair(grouped, positive, grouped.positive_count()[rows] > 0)
     return torch.where(positive < 0, len(places), places[positive.clamp(min=0)])
 

@@ -9,10 +9,17 @@ from siameselib.kernels.candidates import farthest, nearest, settle
 _LISTED = 64  # positives a row up to which they are listed, not looked for in the slab
 
 
-def listed(grouped: Grouped) -> int | None:
-    """Return the most positives of a row if they are few enough to be listed."""
+def few(grouped: Grouped, static: bool) -> int | None:
+    """Return the most positives of a row if it may be read and they are few enough to list."""
+    if static:
+        return None
     most = int(grouped.positive_count().max())
     return most if most <= _LISTED else None
+
+
+def listed(grouped: Grouped, rows: slice, most: int | None) -> Tensor | None:
+    """List the positives of a block of rows if they are few."""
+    return None if most is None else grouped.positives(rows, most)
 
 
 def extreme_positive(
@@ -20,7 +27,7 @@ def extreme_positive(
     slabs: Slabs,
     rows: slice,
     slab: Tensor,
-    width: int | None,
+    columns: Tensor | None,
     static: bool,
     easy: bool,
 ) -> Tensor:
@@ -31,18 +38,18 @@ def extreme_positive(
         slabs: where the slab comes from.
         rows: the rows of the slab.
         slab: not yet without the columns that share the row's label.
-        width: what :func:`listed` returned, None where no size may be read.
+        columns: what :func:`listed` returned.
         static: see :mod:`siameselib.kernels.candidates`.
         easy: whether to look for the nearest.
 
     Returns:
         (rows,) columns.
     """
-    if width is not None:
-        return _among_listed(grouped, slabs, rows, slab, width, easy)
+    if columns is not None:
+        return _among_listed(grouped, slabs, rows, slab, columns, easy)
     first, last = _band(grouped, rows, slab, static)
-    columns = torch.arange(first, last, device=slab.device)
-    positive = grouped.same(rows, first, last) & (columns != grouped.own[rows, None])
+    own = torch.arange(first, last, device=slab.device) == grouped.own[rows, None]
+    positive = grouped.same(rows, first, last) & ~own
     band = slab[:, first:last]
     if easy:
         keys = torch.where(positive, band, torch.inf)
@@ -51,10 +58,12 @@ def extreme_positive(
     return farthest(grouped, slabs, rows, keys, first, static)
 
 
-def drop_same(grouped: Grouped, rows: slice, slab: Tensor, width: int | None, static: bool) -> None:
-    """Make the entries that share the row's label infinite; ``width`` as above."""
-    if width is not None:
-        slab.scatter_(1, grouped.positives(rows, width), torch.inf)
+def drop_same(
+    grouped: Grouped, rows: slice, slab: Tensor, columns: Tensor | None, static: bool
+) -> None:
+    """Make the entries that share the row's label infinite; ``columns`` as above."""
+    if columns is not None:
+        slab.scatter_(1, columns, torch.inf)
         slab.scatter_(1, grouped.own[rows, None], torch.inf)
         return
     first, last = _band(grouped, rows, slab, static)
@@ -63,11 +72,10 @@ def drop_same(grouped: Grouped, rows: slice, slab: Tensor, width: int | None, st
 
 
 def _among_listed(
-    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, width: int, easy: bool
+    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, columns: Tensor, easy: bool
 ) -> Tensor:
-    if width == 0:
+    if columns.shape[1] == 0:
         return torch.full_like(grouped.rows[rows], -1)
-    columns = grouped.positives(rows, width)
     there, x_square = columns < len(grouped.y), slabs.x_square[rows]
     bound = slab.gather(1, columns)
     if easy:

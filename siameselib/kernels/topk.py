@@ -15,7 +15,7 @@ from torch import Tensor
 from siameselib.kernels import choose
 from siameselib.kernels.blocks import Slabs, group, in_range, squared
 from siameselib.kernels.candidates import nearest_few, repair
-from siameselib.kernels.positives import drop_same, listed
+from siameselib.kernels.positives import drop_same, few, listed
 
 
 def topk(
@@ -120,10 +120,10 @@ def streaming_topk(
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
-    width = None if static else listed(grouped)
+    most = few(grouped, static)
     found = labels.new_empty(len(x), k)
     for rows, slab in slabs.blocks():
-        drop_same(grouped, rows, slab, width, static)
+        drop_same(grouped, rows, slab, listed(grouped, rows, most), static)
         nearest = nearest_few(grouped, slabs, rows, slab, k, static)
         places = torch.arange(k, device=x.device)
         sought = places < grouped.negative_count()[rows, None]
