@@ -19,6 +19,7 @@ from siameselib.evaluation import (
     fit_threshold,
     roc_curve,
     tar_at_far,
+    verify_folds,
     verify_pairs,
 )
 
@@ -177,6 +178,47 @@ def test_fitted_threshold_is_a_midpoint():
     assert np.float32(5.0) < np.float32(nothing) == nothing
 
 
+@given(scored_pairs(), st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0.05, 0.95))
+def test_fitted_threshold_has_the_least_cost(pairs, accept, reject, prior):
+    scores, same = pairs
+
+    def expense(threshold, prior):
+        far, frr = np.mean(scores[~same] >= threshold), np.mean(scores[same] < threshold)
+        return accept * (1 - prior) * far + reject * prior * frr
+
+    for given_prior, share in ((prior, prior), (None, same.mean())):
+        least = min(expense(t, share) for t in [*scores.tolist(), math.inf])
+        fitted = fit_threshold(scores, same, cost=(accept, reject), prior=given_prior)
+        assert expense(fitted, share) == pytest.approx(least, abs=1e-12)
+
+
+def test_costs_move_the_threshold():
+    scores, same = overlapping(4)
+    cheap, fair, dear = (fit_threshold(scores, same, cost=(c, 1)) for c in (0.1, 1, 10))
+    assert cheap < fair < dear
+    with pytest.raises(ValueError, match="fit_threshold: cost must be two positive numbers"):
+        fit_threshold(scores, same, cost=(0, 1))
+    with pytest.raises(ValueError, match="prior must be between 0 and 1"):
+        fit_threshold(scores, same, prior=1.0)
+
+
+def test_folds_take_their_thresholds_from_the_others():
+    scores, same = overlapping(6, 200, 200)
+    folds = np.random.default_rng(0).permutation(np.arange(400) % 10)
+    found = verify_folds(scores, same, folds)
+    accuracies = [
+        np.mean((scores[folds == k] >= fit_threshold(scores[folds != k], same[folds != k]))
+                == same[folds == k])
+        for k in range(10)
+    ]  # fmt: skip
+    assert found.accuracies == accuracies
+    assert found.mean == pytest.approx(np.mean(accuracies))
+    assert found.standard_error == pytest.approx(np.std(accuracies, ddof=1) / math.sqrt(10))
+    assert str(found) == f"{found.mean:.4f} ± {found.standard_error:.4f} over 10 folds"
+    with pytest.raises(ValueError, match="verify_folds: folds must name at least 2 folds, got 1"):
+        verify_folds(scores, same, np.zeros(400, int))
+
+
 def test_accuracy_and_its_standard_error():
     scores, same = overlapping(1)
     accuracy, standard_error = accuracy_at(scores, same, 0.5)
@@ -271,6 +313,7 @@ def test_verify_pairs_in_words_and_json():
         "threshold": None,
         "false_accepts": None,
         "budget": pytest.approx(0.7),
+        "interval": None,
         "text": "not measurable: 0.7 false accepts",
     }
     assert "d′ undefined" in str(verify_pairs([1.0, 1.0], [1, 0], threshold=0.0))

@@ -9,9 +9,11 @@ from siameselib.data.photo import read_photo
 from siameselib.data.protocols import Part, Protocol, View1, View2, refuse_leak
 from siameselib.data.report import describe
 from siameselib.data.sources import ImageSource, identity, image_name, open_folder, open_lfw
+from siameselib.data.splits import Fold, identity_folds, pair_protocol
 
 __all__ = [
     "Augment",
+    "Fold",
     "ImageSource",
     "PackedImages",
     "Pair",
@@ -25,10 +27,12 @@ __all__ = [
     "describe",
     "download_lfw",
     "identity",
+    "identity_folds",
     "image_name",
     "open_folder",
     "open_lfw",
     "pack",
+    "pair_protocol",
     "prepare",
     "read_folds",
     "read_pairs",

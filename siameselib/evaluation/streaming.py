@@ -17,7 +17,8 @@ from siameselib import _check
 from siameselib.evaluation.curves import Roc, auc_from_counts, eer_from_counts
 from siameselib.evaluation.inputs import Floats, Values, check_embeddings, check_labels
 from siameselib.evaluation.scores import METRICS, factors
-from siameselib.evaluation.verification import TarAtFar, just_above, tar_from_counts
+from siameselib.evaluation.thresholds import just_above
+from siameselib.evaluation.verification import TarAtFar, tar_from_counts
 from siameselib.kernels.tiles import Side, same, tiles
 
 _BATCH = 1 << 22  # bin numbers gathered before they are counted

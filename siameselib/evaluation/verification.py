@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -14,8 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siameselib import _check
-from siameselib.evaluation.curves import Cuts, auc, count_cuts, eer
-from siameselib.evaluation.inputs import Values, check_pairs
+from siameselib.evaluation.curves import auc, count_cuts, eer
+from siameselib.evaluation.inputs import Values, check_labels, check_pairs
+from siameselib.evaluation.intervals import (
+    Identities,
+    Interval,
+    PairRates,
+    check_people,
+    pair_rates,
+    tar_interval,
+)
+from siameselib.evaluation.thresholds import cut_threshold, fit_threshold
 
 MIN_FALSE_ACCEPTS = 10
 
@@ -33,6 +42,13 @@ class TarAtFar:
     threshold: float | None
     false_accepts: int | None
     budget: float
+    interval: Interval | None = None
+    """Of the value, where the identities of the pairs were given."""
+
+    @property
+    def frr(self) -> float | None:
+        """False-reject rate at the false-accept rate, 1 - value: FNMR@FMR."""
+        return None if self.value is None else 1 - self.value
 
     @property
     def text(self) -> str:
@@ -62,6 +78,8 @@ class Verification:
     eer: float
     tar_at_far: dict[str, TarAtFar]
     d_prime: float | None
+    rates: PairRates | None = None
+    """Rates at the threshold with their intervals, where the identities were given."""
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as plain numbers, strings and dictionaries, ready for JSON."""
@@ -71,47 +89,27 @@ class Verification:
     def __str__(self) -> str:
         tars = "; ".join(f"TAR at FAR {far} {tar}" for far, tar in self.tar_at_far.items())
         spread = "undefined" if self.d_prime is None else f"{self.d_prime:.2f}"
+        error = f"± {self.accuracy_se:.3f}"
+        if self.rates is not None:
+            error = f"({self.rates.accuracy.low:.3f} to {self.rates.accuracy.high:.3f})"
         return (
-            f"{self.n_pairs} pairs ({self.n_same} same): accuracy {self.accuracy:.3f} ± "
-            f"{self.accuracy_se:.3f} at threshold {self.threshold:.4g}; AUC {self.auc:.3f}; "
+            f"{self.n_pairs} pairs ({self.n_same} same): accuracy {self.accuracy:.3f} "
+            f"{error} at threshold {self.threshold:.4g}; AUC {self.auc:.3f}; "
             f"EER {self.eer:.3f}; {tars}; d′ {spread}"
         )
 
 
-def fit_threshold(scores: Values, same: Values) -> float:
-    """Threshold of the best accuracy on these pairs, for use on *other* pairs.
+@dataclass(frozen=True)
+class FoldedAccuracy:
+    """Mean accuracy over folds, its standard error, and each fold's accuracy and threshold."""
 
-    The threshold lies halfway between two neighbouring scores. Among equally accurate cuts the
-    one whose false accepts and false rejects are most alike in number wins, then the
-    higher one. If accepting everything is best, it is the lowest score; if accepting nothing
-    is best, the next number above the highest score.
+    mean: float
+    standard_error: float
+    accuracies: list[float]
+    thresholds: list[float]
 
-    Args:
-        scores: similarities of training or validation pairs, higher = more alike.
-        same: 1 (or True) where the pair shows one identity. With far more different than same
-            pairs, accepting nothing becomes the most accurate: give about as many of each, or
-            take the threshold of `tar_at_far`.
-
-    Shape:
-        scores, same: (n,).
-
-    Returns:
-        The threshold, always finite.
-
-    Raises:
-        ValueError: shapes differ or are not (n,), a score is not finite, or one class is missing.
-        TypeError: not numbers.
-
-    Example:
-        >>> fit_threshold([0.9, 0.8, 0.3, 0.1], [1, 1, 0, 0])
-        0.55
-    """
-    cuts = count_cuts("fit_threshold", scores, same)
-    false_rejects = cuts.true[-1] - cuts.true
-    errors = cuts.false + false_rejects
-    best = np.flatnonzero(errors == errors.min())
-    unevenness = np.abs(cuts.false - false_rejects)[best]
-    return _threshold(cuts, int(best[np.argmin(unevenness)]))
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.standard_error:.4f} over {len(self.accuracies)} folds"
 
 
 def accuracy_at(scores: Values, same: Values, threshold: float) -> tuple[float, float]:
@@ -147,7 +145,9 @@ def accuracy_at(scores: Values, same: Values, threshold: float) -> tuple[float, 
     return accuracy, sqrt(accuracy * (1 - accuracy) / len(checked_scores))
 
 
-def tar_at_far(scores: Values, same: Values, far: float) -> TarAtFar:
+def tar_at_far(
+    scores: Values, same: Values, far: float, *, identities: Identities | None = None
+) -> TarAtFar:
     """Best true-accept rate whose false-accept rate does not exceed ``far``.
 
     The budget far · n⁻ is the number of false accepts that the rate stands for. Below ten the
@@ -158,18 +158,20 @@ def tar_at_far(scores: Values, same: Values, far: float) -> TarAtFar:
         scores: similarities, higher = more alike.
         same: 1 (or True) where the pair shows one identity.
         far: the false-accept rate allowed, in (0, 1].
+        identities: who is on the first and who on the second image of each pair, for a 95 %
+            interval. It counts in that the threshold was chosen on these pairs.
 
     Shape:
-        scores, same: (n,).
+        scores, same, each of identities: (n,).
 
     Returns:
         TarAtFar with the value, the threshold that reaches it (halfway to the next lower
         score) and the false accepts there, or None for all three.
 
     Raises:
-        ValueError: shapes differ or are not (n,), a score is not finite, one class is missing, or
-            ``far`` is not in (0, 1].
-        TypeError: not numbers.
+        ValueError: shapes differ or are not (n,), a score is not finite, one class is missing,
+            ``far`` is not in (0, 1], or ``same`` contradicts ``identities``.
+        TypeError: not numbers, or identities that are neither integers nor names.
 
     Example:
         >>> scores, same = [*range(300), 299], [0] * 300 + [1]
@@ -177,7 +179,12 @@ def tar_at_far(scores: Values, same: Values, far: float) -> TarAtFar:
         ('1.000', 'not measurable: 0.3 false accepts')
     """
     cuts = count_cuts("tar_at_far", scores, same)
-    return tar_from_counts(cuts.false, cuts.true, far, lambda cut: _threshold(cuts, cut))
+    found = tar_from_counts(cuts.false, cuts.true, far, lambda cut: cut_threshold(cuts, cut))
+    if identities is None or found.value is None or found.threshold is None:
+        return found
+    s, y = check_pairs("tar_at_far", scores, same)
+    people = check_people("tar_at_far", y, identities)
+    return replace(found, interval=tar_interval(s >= found.threshold, s, y, people))
 
 
 def d_prime(scores: Values, same: Values) -> float | None:
@@ -215,7 +222,12 @@ def d_prime(scores: Values, same: Values) -> float | None:
 
 
 def verify_pairs(
-    scores: Values, same: Values, *, threshold: float, fars: Sequence[float] = (0.1, 0.01, 0.001)
+    scores: Values,
+    same: Values,
+    *,
+    threshold: float,
+    fars: Sequence[float] = (0.1, 0.01, 0.001),
+    identities: Identities | None = None,
 ) -> Verification:
     """Everything that is to be said about the scores of a list of test pairs.
 
@@ -226,9 +238,11 @@ def verify_pairs(
             pairs, those of the training or a validation set (`fit_threshold`): fitted on the
             test pairs themselves it would peek at the answers and flatter the accuracy.
         fars: false-accept rates at which to report the true-accept rate.
+        identities: who is on the first and who on the second image of each pair, for 95 %
+            intervals that know that pairs share people (`pair_rates`).
 
     Shape:
-        scores, same: (n,).
+        scores, same, each of identities: (n,).
 
     Returns:
         Verification; `str()` puts it in words, ``as_dict()`` is ready for JSON.
@@ -254,9 +268,60 @@ def verify_pairs(
         threshold=threshold,
         auc=auc(checked_scores, checked_same),
         eer=eer(checked_scores, checked_same),
-        tar_at_far={f"{far:g}": tar_at_far(checked_scores, checked_same, far) for far in fars},
+        tar_at_far={
+            f"{far:g}": tar_at_far(checked_scores, checked_same, far, identities=identities)
+            for far in fars
+        },
         d_prime=d_prime(checked_scores, checked_same),
+        rates=None
+        if identities is None
+        else pair_rates(checked_scores, checked_same, threshold, identities=identities),
     )
+
+
+def verify_folds(scores: Values, same: Values, folds: Values) -> FoldedAccuracy:
+    """Accuracy of each fold at the threshold fitted on the other folds, LFW's View 2.
+
+    Mean ± s / √k over the k folds, with s their standard deviation (k - 1 below).
+
+    Args:
+        scores: similarities, higher = more alike. In View 2 each fold has scores of a net of its
+            own, trained on the other nine.
+        same: 1 (or True) where the pair shows one identity.
+        folds: of each pair, integers.
+
+    Shape:
+        scores, same, folds: (n,).
+
+    Returns:
+        FoldedAccuracy. Its standard error holds for folds that share nobody and takes them as
+        independent, though their training sets overlap.
+
+    Raises:
+        ValueError: shapes differ, a score is not finite, there are fewer than two folds, or a
+            class is missing in a fold.
+        TypeError: not numbers.
+
+    Example:
+        >>> found = verify_folds([0.9, 0.1, 0.8, 0.6], [1, 0, 1, 0], [0, 0, 1, 1])
+        >>> found.accuracies, found.mean, found.standard_error
+        ([1.0, 0.5], 0.75, 0.25)
+
+    Source:
+        Huang et al., "Labeled Faces in the Wild", UMass TR 07-49 (2007), section III.
+    """
+    s, y = check_pairs("verify_folds", scores, same)
+    of = check_labels("verify_folds", folds, len(s), "folds")
+    names = np.unique(of)
+    if len(names) < 2:
+        raise _check.refuse("verify_folds", "folds", "name at least 2 folds", len(names))
+    accuracies, thresholds = [], []
+    for name in names:
+        test = of == name
+        thresholds.append(fit_threshold(s[~test], y[~test]))
+        accuracies.append(accuracy_at(s[test], y[test], thresholds[-1])[0])
+    error = float(np.std(accuracies, ddof=1)) / sqrt(len(names))
+    return FoldedAccuracy(float(np.mean(accuracies)), error, accuracies, thresholds)
 
 
 def tar_from_counts(
@@ -275,24 +340,6 @@ def tar_from_counts(
         value, false_accepts = int(true[cut]) / int(true[-1]), int(false[cut])
         threshold = threshold_of(cut)
     return TarAtFar(float(far), value, threshold, false_accepts, float(far * different))
-
-
-def _threshold(cuts: Cuts, k: int) -> float:
-    """A finite threshold that accepts exactly the k highest distinct scores."""
-    if k == 0:
-        return just_above(float(cuts.scores[0]))
-    if k == len(cuts.scores):
-        return float(cuts.scores[-1])
-    upper, lower = cuts.scores[k - 1], cuts.scores[k]
-    middle = lower / 2 + upper / 2
-    return float(middle if middle > lower else upper)  # neighbouring floats have no middle
-
-
-def just_above(score: float) -> float:
-    """The next float32, so that float32 scores too stay below; beyond its range the next float."""
-    with np.errstate(over="ignore"):
-        above = np.nextafter(np.float32(score), np.float32(np.inf))
-    return float(above if np.isfinite(above) else np.nextafter(score, np.inf))
 
 
 def _finite(where: str, threshold: float) -> float:

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siameselib import _check
-from siameselib.backbones import C19
 from siameselib.data.augment import prepare
-from siameselib.evaluation.calibration import Platt, fit_platt
-from siameselib.evaluation.verification import fit_threshold
-from siameselib.files import save_tensors
+from siameselib.evaluation.calibration import MAPS, Calibration
+from siameselib.evaluation.fitting import fit_decision
+from siameselib.evaluation.gallery import check_name, gallery_scores, photos_of
+from siameselib.evaluation.identification import RULES
+from siameselib.evaluation.inputs import Values
+from siameselib.evaluation.intervals import Identities
+from siameselib.evaluation.verdicts import Candidate, Identity, Verdict
+from siameselib.evaluation.verifier_file import Content, read, write
 from siameselib.functional.distances import paired_distance
-from siameselib.siamese import ConcatHead, DistanceHead, InteractionHead
 
-FORMAT = 1
 METRICS = ("cosine", "euclidean", "head")
-_BACKBONES: dict[str, type[nn.Module]] = {"C19": C19}
-_HEADS: dict[str, type[nn.Module]] = {
-    head.__name__: head for head in (ConcatHead, InteractionHead, DistanceHead)
-}
-
-
-class Verdict(NamedTuple):
-    """The answer about one pair of photos."""
-
-    same: bool
-    """Whether the score reaches the threshold."""
-
-    probability: float
-    """P(same), for photos drawn like the pairs that the verifier was fitted on."""
-
-    score: float
-    """The similarity, higher is more alike."""
-
-    threshold: float
-    """The lowest similarity called "same"."""
-
-    def __str__(self) -> str:
-        """Say it in words."""
-        who = "same person" if self.same else "different people"
-        return f"{who}, p = {self.probability if self.same else 1 - self.probability:.2f}"
 
 
 class Verifier:
@@ -57,7 +35,9 @@ class Verifier:
     Euclidean distance (``"euclidean"``), or the logit of ``head`` (``"head"``). With ``flip`` each
     embedding is the mean over a photo and its mirror image.
 
-    There is no face detector in here: photos must be framed like the training images.
+    A photo is a path, a PIL image, the bytes of a file, or uint8 pixels (height, width, 3) as
+    array or tensor. There is no face detector in here: photos must be framed like the training
+    images.
 
     Args:
         backbone: Turns images (n, 3, size, size) into embeddings (n, d).
@@ -67,15 +47,25 @@ class Verifier:
         metric: "cosine", "euclidean" or "head".
         flip: Average each embedding over the mirror image.
 
+    Attributes:
+        threshold: The lowest score called "same"; None before `fit`.
+        calibration: The map from scores to probabilities; None before `fit`.
+        fitted_on: What `fit` was told about its pairs, and what it aimed at.
+        gallery: The embeddings of each enrolled person.
+
     Raises:
         ValueError: An unknown metric, or ``metric="head"`` without a head.
 
     Example:
-        >>> verifier = Verifier(C19(image_size=32), size=32)
+        >>> import siameselib as sl
+        >>> verifier = Verifier(sl.C19(image_size=32), size=32)
         >>> photos = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         >>> f = verifier.embed(photos)
         >>> verifier.fit(verifier.scores(f[::2], f[1::2]), [1, 0, 1, 0]).threshold is not None
         True
+        >>> verifier.enroll("ann", photos[:3])
+        >>> print(verifier.identify(photos[0]))
+        ann, score 1
     """
 
     def __init__(
@@ -94,8 +84,9 @@ class Verifier:
         self.backbone, self.head = backbone, head
         self.size, self.crop, self.metric, self.flip = size, crop, metric, flip
         self.threshold: float | None = None
-        self.platt: Platt | None = None
+        self.calibration: Calibration | None = None
         self.fitted_on: dict[str, Any] = {}
+        self.gallery: dict[str, Tensor] = {}
 
     def embed(self, images: Tensor | NDArray[np.uint8], *, batch_size: int = 256) -> Tensor:
         """Embed uint8 images (n, height, width, 3) in evaluation mode: (n, d), float32.
@@ -155,43 +146,119 @@ class Verifier:
             score = -paired_distance(a, b, metric="euclidean")
         return np.asarray(score.double().cpu().numpy(), dtype=np.float64)
 
-    def fit(self, scores: ArrayLike, same: ArrayLike, **fitted_on: Any) -> Verifier:
+    def fit(
+        self,
+        scores: Values,
+        same: Values,
+        *,
+        target: str = "accuracy",
+        far: float | None = None,
+        cost: tuple[float, float] | None = None,
+        calibration: str = "platt",
+        identities: Identities | None = None,
+        **fitted_on: Any,
+    ) -> Verifier:
         """Fit probabilities and threshold on pairs of people that were never trained on.
 
-        The threshold is the score at which a pair is as likely same as different, so verdict and
-        probability never contradict each other; it rests on all scores and moves less from one
-        small set of pairs to the next than the most accurate cut does. Where same pairs do not
-        score higher than different ones there is no such score, and the most accurate cut is
-        taken.
+        The threshold is, as you choose,
+
+        - by default the score at which a pair is as likely same as different, so that verdict and
+          probability never contradict each other;
+        - with ``cost`` = (of a false accept, of a false reject) = (c, r) the score at which
+          P(same) is c / (c + r), where both decisions cost the same on average;
+        - with ``far`` the lowest that lets at most this share of the different pairs through.
+
+        The first two rest on the probabilities, hence on all scores, and hold for the share of same
+        pairs that was fitted. Where the map is flat or falls, or never reaches such a probability,
+        the cut that cost least on these pairs is taken.
 
         Args:
             scores: The similarities of the pairs, from :meth:`scores`.
             same: 1 where the pair shows one person.
+            target: "accuracy", and nothing else but ``far`` or ``cost``.
+            far: The false-accept rate to allow.
+            cost: What a false accept and a false reject cost.
+            calibration: "platt", "beta" (for the cosine) or "isotonic" (given thousands of pairs).
+            identities: Who is on the first and who on the second image of each pair; then the
+                intervals of the probabilities know that pairs share people.
             **fitted_on: What the pairs were (numbers and words); kept in the saved file.
 
         Returns:
             The verifier itself.
+
+        Raises:
+            ValueError: The scores are not finite or of one kind only, two aims are given at once,
+                or ``far`` stands for fewer than ten false accepts among these pairs.
+            TypeError: What the pairs were is said in other things than numbers and words.
         """
-        self.platt = fit_platt(scores, same)
-        if self.platt.slope > 0:
-            self.threshold = -self.platt.offset / self.platt.slope
-        else:
-            self.threshold = fit_threshold(scores, same)
-        self.fitted_on = fitted_on
+        _check.choice("fit", "target", target, ("accuracy",))
+        _check.choice("fit", "calibration", calibration, tuple(MAPS))
+        aim = {"target": f"far={far:g}" if far else f"cost={tuple(cost)}" if cost else target}
+        known = fitted_on | aim | {"calibration": calibration}
+        try:
+            json.dumps(known)
+        except TypeError as error:
+            got = str(error)
+            raise _check.refuse(
+                "fit", "fitted_on", "be numbers and words", got, TypeError
+            ) from None
+        if calibration == "beta" and self.metric != "cosine":
+            expected = 'be "platt" or "isotonic" for scores without two ends'
+            raise _check.refuse("fit", "calibration", expected, repr(calibration))
+        fitted, threshold = fit_decision(
+            scores, same, far=far, cost=cost, kind=calibration, identities=identities
+        )
+        self.calibration, self.threshold, self.fitted_on = fitted, threshold, known
         return self
+
+    def fit_photos(
+        self, pairs: Iterable[tuple[object, object, int | bool]], **options: Any
+    ) -> Verifier:
+        """Fit on pairs of photos.
+
+        Args:
+            pairs: Of each, two photos and whether they show one person. A path that comes again
+                is read once.
+            **options: As for :meth:`fit`.
+
+        Returns:
+            The verifier itself.
+
+        Raises:
+            ValueError: There is no pair, or as for :meth:`fit`.
+        """
+        photos: list[NDArray[np.uint8]] = []
+        places: dict[str, int] = {}
+
+        def place(photo: object) -> int:
+            path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else None
+            if path in places:
+                return places[path]
+            photos.append(self.prepare_photo(photo))
+            if path is not None:
+                places[path] = len(photos) - 1
+            return len(photos) - 1
+
+        rows = [(place(a), place(b), bool(same)) for a, b, same in pairs]
+        if not rows:
+            raise _check.refuse("fit_photos", "pairs", "hold pairs", "none")
+        i, j, same = (list(column) for column in zip(*rows, strict=True))
+        f = self.embed(np.stack(photos))
+        return self.fit(self.scores(f[i], f[j]), same, **options)
 
     def verify(self, a: object, b: object) -> Verdict:
         """Compare two photos.
 
         Args:
-            a: A path, a PIL image, the bytes of a file, or uint8 pixels (height, width, 3).
+            a: A photo.
             b: Another.
 
         Returns:
             The verdict; ``str()`` says it in words.
 
         Raises:
-            ValueError: The verifier has not been fitted.
+            ValueError: The verifier has not been fitted, or a photo cannot be read.
+            TypeError: A photo is of another kind.
         """
         f = self.embed(np.stack([self.prepare_photo(a), self.prepare_photo(b)]))
         return self.judge(float(self.scores(f[:1], f[1:])[0]))
@@ -208,10 +275,96 @@ class Verifier:
         Raises:
             ValueError: The verifier has not been fitted.
         """
-        if self.threshold is None or self.platt is None:
+        if self.threshold is None or self.calibration is None:
             raise ValueError("verify: the verifier has no threshold yet: call fit first")
+        ends = self.calibration.interval(score)
         return Verdict(
-            score >= self.threshold, float(self.platt(score)), float(score), self.threshold
+            score >= self.threshold,
+            float(self.calibration(score)),
+            float(1 - score if self.metric == "cosine" else -score),
+            self.threshold,
+            None if ends is None else (float(ends[0]), float(ends[1])),
+            float(score),
+        )
+
+    def enroll(self, name: str, images: object) -> None:
+        """Put somebody into the gallery.
+
+        Args:
+            name: Of the person.
+            images: One photo, or several: a list of photos, or pixels (n, height, width, 3).
+
+        Raises:
+            ValueError: Somebody of this name is enrolled (`forget` them first), there is no photo,
+                or a photo cannot be read.
+            TypeError: The name is no string, or a photo is of another kind.
+        """
+        check_name("enroll", name, self.gallery)
+        several = photos_of("enroll", images)
+        # Clones leave inference mode, so that they can be saved and moved like other tensors.
+        self.gallery[name] = self.embed(np.stack([self.prepare_photo(p) for p in several])).clone()
+
+    def forget(self, name: str) -> None:
+        """Take somebody out of the gallery.
+
+        Args:
+            name: Of the person.
+
+        Raises:
+            ValueError: Nobody of this name is enrolled.
+        """
+        if name not in self.gallery:
+            raise _check.refuse("forget", "name", "be enrolled", repr(name))
+        del self.gallery[name]
+
+    def identify(
+        self,
+        image: object,
+        *,
+        unknown: bool = True,
+        threshold: float | None = None,
+        rule: str = "max",
+        top: int = 5,
+    ) -> Identity:
+        """Say who of the gallery it is.
+
+        A stranger has a chance with every person enrolled, so with N of them up to N times as many
+        strangers pass the verifier's threshold as different pairs do. For a large gallery take the
+        threshold from `evaluate_identification`, measured on strangers.
+
+        Args:
+            image: A photo.
+            unknown: Whether it may be nobody: those below the threshold. Else the best is named.
+            threshold: The lowest score to accept; by default the verifier's.
+            rule: How the scores of a person's photos are joined: "max" takes the nearest photo,
+                "mean" their mean score, "template" the score of their mean embedding.
+            top: How many candidates to list.
+
+        Returns:
+            The answer; ``str()`` says it in words.
+
+        Raises:
+            ValueError: The gallery is empty, there is no threshold, or the photo cannot be read.
+            TypeError: The photo is of another kind.
+        """
+        _check.choice("identify", "rule", rule, RULES)
+        _check.integer("identify", "top", top, 1)
+        if not self.gallery:
+            raise ValueError("identify: the gallery is empty: call enroll first")
+        threshold = self.threshold if threshold is None else threshold
+        if unknown and threshold is None:
+            reason = "the verifier has no threshold yet: call fit first, or say unknown=False"
+            raise ValueError(f"identify: {reason}")
+        f = self.embed(np.stack([self.prepare_photo(image)]))
+        unit = self.metric == "cosine"
+        scores = gallery_scores(self.scores, f, self.gallery, rule=rule, unit=unit)
+        found = [
+            Candidate(name, one, None if self.calibration is None else float(self.calibration(one)))
+            for name, one in sorted(scores.items(), key=lambda item: -item[1])
+        ]
+        accepted = not unknown or (threshold is not None and found[0].score >= threshold)
+        return Identity(
+            found[0].name if accepted else None, tuple(found[:top]), threshold if unknown else None
         )
 
     def prepare_photo(self, photo: object) -> NDArray[np.uint8]:
@@ -227,75 +380,39 @@ class Verifier:
             path: The file, replaced if it is there.
 
         Raises:
-            TypeError: The backbone is not one of siameselib's, so ``load`` could not rebuild it.
+            TypeError: The head is not one of siameselib's, so ``load`` could not rebuild it.
+            OSError: The file cannot be written; one that was there is left as it was.
         """
-        name = type(self.backbone).__name__
-        if name not in _BACKBONES:
-            known = ", ".join(_BACKBONES)
-            raise _check.refuse("save", "backbone", f"be one of {known}", name, TypeError)
-        head = None if self.head is None else _describe_head(self.head)
-        kept = {
-            "siameselib_verifier": FORMAT,
-            "backbone": {"name": name, "image_size": self.size},
-            "backbone_state": self.backbone.state_dict(),
-            "head": head,
-            "head_state": {} if self.head is None else self.head.state_dict(),
-            "settings": {"crop": self.crop, "metric": self.metric, "flip": self.flip},
-            "threshold": self.threshold,
-            "platt": None if self.platt is None else tuple(self.platt),
-            "fitted_on": self.fitted_on,
-        }
-        save_tensors(kept, path)
+        settings = {name: getattr(self, name) for name in ("size", "crop", "metric", "flip")}
+        fitted = self.threshold, self.calibration, self.fitted_on
+        write(Content(self.backbone, self.head, settings, *fitted, self.gallery), path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Verifier:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+        *,
+        backbone: nn.Module | None = None,
+    ) -> Verifier:
         """Read a saved verifier; no code in the file is run.
 
         Args:
             path: A file that :meth:`save` wrote.
             device: Where its nets go.
+            backbone: A net of the saved one's kind to take its weights, where that is not one of
+                siameselib's.
 
         Returns:
             The verifier, in evaluation mode.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is not a verifier, is damaged, or has another format version.
+            ValueError: The file is not a verifier, is damaged, has another format version, or needs
+                a ``backbone``.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"Verifier.load: there is no file {path}")
-        try:
-            kept = torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:
-            reason = f"Verifier.load: {path} is no readable verifier file ({type(error).__name__})"
-            raise ValueError(reason) from error
-        if not isinstance(kept, dict) or "siameselib_verifier" not in kept:
-            raise ValueError(f"Verifier.load: {path} was not written by Verifier.save")
-        if kept["siameselib_verifier"] != FORMAT:
-            raise ValueError(
-                f"Verifier.load: {path} has format {kept['siameselib_verifier']}, "
-                f"this siameselib reads format {FORMAT}"
-            )
-        size = kept["backbone"]["image_size"]
-        backbone = _BACKBONES[kept["backbone"]["name"]](image_size=size).to(device)
-        backbone.load_state_dict(kept["backbone_state"])
-        head = None
-        if kept["head"] is not None:
-            head = _HEADS[kept["head"]["name"]](**kept["head"]["arguments"]).to(device)
-            head.load_state_dict(kept["head_state"])
-        verifier = cls(backbone, head, size=size, **kept["settings"])
-        verifier.threshold = kept["threshold"]
-        verifier.platt = None if kept["platt"] is None else Platt(*kept["platt"])
-        verifier.fitted_on = kept["fitted_on"]
-        backbone.eval()
+        kept = read(path, device, backbone)
+        verifier = cls(kept.backbone, kept.head, **kept.settings)
+        verifier.threshold, verifier.calibration = kept.threshold, kept.calibration
+        verifier.fitted_on, verifier.gallery = kept.fitted_on, kept.gallery
         return verifier
-
-
-def _describe_head(head: nn.Module) -> dict[str, Any]:
-    if isinstance(head, (ConcatHead, InteractionHead)):
-        return {"name": type(head).__name__, "arguments": {"embedding_dim": head.embedding_dim}}
-    if isinstance(head, DistanceHead):
-        return {"name": "DistanceHead", "arguments": {"metric": head.metric}}
-    known = ", ".join(_HEADS)
-    raise _check.refuse("save", "head", f"be one of {known}", type(head).__name__, TypeError)

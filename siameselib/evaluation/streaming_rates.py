@@ -1,0 +1,182 @@
+"""Error rates over all pairs of n embeddings at one threshold, with intervals, in little memory.
+
+Images stand in the order of their identities and the score matrix goes by in tiles whose edges
+fall between identities. A tile is reduced to one count for each two people, which is all that
+the variance of pairs that share people needs.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siameselib import _check
+from siameselib.evaluation.inputs import Values, check_embeddings, check_labels
+from siameselib.evaluation.intervals import Interval, PairRates, interval_from_sums
+from siameselib.evaluation.scores import METRICS, factors
+
+_SIDE = 1024  # images on one side of a tile, as far as the edges of identities allow
+
+
+def all_pairs_rates(
+    embeddings: Values,
+    labels: Values,
+    threshold: float,
+    *,
+    metric: str = "euclidean",
+    level: float = 0.95,
+) -> PairRates:
+    """Error rates over all pairs of n embeddings, with intervals that know who is in which pair.
+
+    The figures of `pair_rates` on the list of all n (n - 1) / 2 pairs, which is never made:
+    O(n² d) time, O(n d) memory. Scores are negative distances, as those of `all_pairs`.
+
+    Args:
+        embeddings: one per image.
+        labels: their identities, integers or names.
+        threshold: of the score, fitted on other people.
+        metric: "euclidean", "sqeuclidean" or "cosine" (the score is then the cosine minus 1).
+        level: how often such intervals hold the true rate.
+
+    Shape:
+        embeddings: (n, d). labels: (n,).
+
+    Returns:
+        PairRates.
+
+    Raises:
+        ValueError: shapes differ, an embedding or the threshold is not finite, there are no pairs
+            of one kind, or the level is not between 0 and 1.
+        TypeError: embeddings that are not floating point, labels that are floating point.
+
+    Example:
+        >>> x, people = [[0.0], [0.1], [1.0], [1.2], [0.8]], [0, 0, 1, 1, 2]
+        >>> rates = all_pairs_rates(x, people, -0.5)
+        >>> rates.far.value, rates.frr.value, rates.far.n
+        (0.25, 0.0, 8)
+
+    Source:
+        As `pair_rates`.
+    """
+    where = "all_pairs_rates"
+    x = check_embeddings(where, embeddings)
+    names = check_labels(where, labels, len(x))
+    _check.choice(where, "metric", metric, METRICS)
+    if not np.isfinite(threshold):
+        raise _check.refuse(where, "threshold", "be finite", threshold)
+    identities, sizes = np.unique(names, return_inverse=True, return_counts=True)[1:]
+    if len(sizes) < 2 or sizes.max() < 2:
+        got = f"{len(x)} images of {len(sizes)} identities"
+        raise _check.refuse(where, "labels", "give both same and different pairs", got)
+    order = torch.as_tensor(np.argsort(identities, kind="stable"), device=x.device)
+    left, right, unit = factors(x, x, metric)
+    cut = _in_dots(threshold, metric, unit)
+    found = _count(left[order], right[order], sizes, cut)
+    return _rates(float(threshold), found, sizes.astype(np.float64), level)
+
+
+class _Counts(NamedTuple):
+    """Accepted pairs of every person; sums over two different people of accepted a, pairs n."""
+
+    same: np.ndarray
+    different: np.ndarray
+    squares: float  # Σ a²
+    products: float  # Σ a n
+
+
+def _in_dots(threshold: float, metric: str, unit: float) -> float:
+    """The lowest dot product of `factors` that is accepted."""
+    if metric == "cosine":
+        return threshold + 1
+    if threshold > 0:
+        return float("inf")
+    return (threshold if metric == "sqeuclidean" else -(threshold**2)) / (2 * unit**2)
+
+
+def _count(left: Tensor, right: Tensor, sizes: np.ndarray, cut: float) -> _Counts:
+    ends = np.cumsum(sizes)
+    same, different = np.zeros(len(sizes)), np.zeros(len(sizes))
+    squares = products = 0.0
+    chunks = list(_chunks(ends))
+    for k, rows in enumerate(chunks):
+        for columns in chunks[k:]:
+            accepted = _accepted(left, right, sizes, ends, rows, columns, cut)
+            if rows == columns:
+                same[rows] = np.diagonal(accepted) / 2
+                accepted = np.triu(accepted, 1)
+            different[rows] += accepted.sum(1)
+            different[columns] += accepted.sum(0)
+            squares += float((accepted**2).sum())
+            products += float(sizes[rows] @ accepted @ sizes[columns])
+    return _Counts(same, different, squares, products)
+
+
+def _chunks(ends: np.ndarray) -> Iterator[slice]:
+    """Ranges of identities that hold about as many images as a tile is wide."""
+    first = 0
+    while first < len(ends):
+        images = ends[first - 1] if first else 0
+        stop = max(first + 1, int(np.searchsorted(ends, images + _SIDE, side="right")))
+        yield slice(first, stop)
+        first = stop
+
+
+def _accepted(
+    left: Tensor,
+    right: Tensor,
+    sizes: np.ndarray,
+    ends: np.ndarray,
+    rows: slice,
+    columns: slice,
+    cut: float,
+) -> np.ndarray:
+    """Accepted pairs of images of every two people, no image with itself."""
+    images = [slice(int(ends[s][0] - sizes[s][0]), int(ends[s][-1])) for s in (rows, columns)]
+    hits = (left[images[0]] @ right[images[1]].T >= cut).to(torch.float32)
+    if rows == columns:
+        hits.fill_diagonal_(0)
+    own, other = (
+        torch.repeat_interleave(torch.as_tensor(sizes[s], device=hits.device))
+        for s in (rows, columns)
+    )
+    narrow = hits.new_zeros(len(sizes[rows]), hits.shape[1]).index_add_(0, own, hits)
+    counts = narrow.new_zeros(len(narrow), len(sizes[columns])).index_add_(1, other, narrow)
+    return np.asarray(counts.double().cpu().numpy())
+
+
+def _rates(threshold: float, found: _Counts, sizes: np.ndarray, level: float) -> PairRates:
+    own = sizes * (sizes - 1) / 2
+    met = sizes * (sizes.sum() - sizes)
+    n_same, n_different = own.sum(), met.sum() / 2
+    rejected, accepted = own - found.same, found.different
+    frr, far = rejected.sum() / n_same, accepted.sum() / 2 / n_different
+    couples = ((sizes**2).sum() ** 2 - (sizes**4).sum()) / 2  # Σ n² over every two people
+    residual_couples = found.squares - 2 * far * found.products + far**2 * couples
+    own_residuals, met_residuals = rejected - frr * own, accepted - far * met
+    alone_same, alone_different = n_same * frr * (1 - frr), n_different * far * (1 - far)
+
+    def interval(
+        events: float, n: float, sums: np.ndarray, pairs: np.ndarray, alone: float, *, twice: bool
+    ) -> Interval:
+        return interval_from_sums(
+            round(events),
+            round(n),
+            together=float(sums @ sums - twice * residual_couples),
+            alone=float(alone),
+            at_most=float(pairs @ pairs - twice * couples),
+            n_people=int((pairs > 0).sum()),
+            level=level,
+        )
+
+    wrong = rejected.sum() + accepted.sum() / 2
+    n = n_same + n_different
+    everything, residuals = own + met, own_residuals + met_residuals
+    alone = alone_same + alone_different
+    return PairRates(
+        threshold,
+        interval(n - wrong, n, residuals, everything, alone, twice=True),
+        interval(accepted.sum() / 2, n_different, met_residuals, met, alone_different, twice=True),
+        interval(rejected.sum(), n_same, own_residuals, own, alone_same, twice=False),
+    )

@@ -1,0 +1,259 @@
+"""Intervals of pairs that share people: naive sums, scipy-free formulas by hand, coverage."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siameselib.evaluation import (
+    all_pairs_rates,
+    auc,
+    double_or_nothing,
+    pair_rates,
+    tar_at_far,
+    verify_pairs,
+)
+from siameselib.evaluation.intervals import shared_sum, wilson
+
+
+def population(rng, people, images, d=8):
+    """Unit embeddings of people who differ in how much they scatter and look like others."""
+    spread = np.exp(rng.normal(-0.3, 0.35, people))
+    centre = rng.normal(size=(people, 1, d))
+    centre[:, 0, 0] += abs(rng.normal(size=people))
+    x = centre + spread[:, None, None] * rng.normal(size=(people, images, d))
+    return x / np.linalg.norm(x, axis=2, keepdims=True)
+
+
+def everybody(x):
+    """All pairs of images: scores and who is in them."""
+    people, images, d = x.shape
+    f, who = x.reshape(-1, d), np.repeat(np.arange(people), images)
+    i, j = np.triu_indices(len(f), 1)
+    return (f[i] * f[j]).sum(1), who[i], who[j]
+
+
+def naive_interval(wrong, kind, a, b, level=0.95):
+    """The variance over all pairs of pairs, one by one."""
+    n = len(wrong)
+    means = {k: np.mean([w for w, other in zip(wrong, kind, strict=True) if other == k])
+             for k in set(kind)}  # fmt: skip
+    r = [w - means[k] for w, k in zip(wrong, kind, strict=True)]
+    total = sum(r[p] * r[q] for p in range(n) for q in range(n) if {a[p], b[p]} & {a[q], b[q]})
+    g = len({*a, *b})
+    variance = max(total * g * (g - 1) / (g - 2) ** 2, sum(v * v for v in r)) / n**2
+    rate, z = sum(wrong) / n, NormalDist().inv_cdf((1 + level) / 2)
+    m = rate * (1 - rate) / variance
+    # The roots of (rate - p)² = z² p (1 - p) / m.
+    roots = np.roots([1 + z * z / m, -(2 * rate + z * z / m), rate * rate])
+    return sorted(roots.real)
+
+
+@given(st.integers(0, 10_000), st.integers(3, 8), st.integers(8, 40))
+@settings(max_examples=40)
+def test_shared_sum_is_the_naive_one(seed, people, n):
+    rng = np.random.default_rng(seed)
+    a, b, v = rng.integers(0, people, n), rng.integers(0, people, n), rng.normal(size=(2, n))
+    expected = np.zeros((2, 2))
+    for p in range(n):
+        for q in range(n):
+            if {a[p], b[p]} & {a[q], b[q]}:
+                expected += np.outer(v[:, p], v[:, q])
+    np.testing.assert_allclose(shared_sum(v, (a, b)), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rates_and_intervals_are_the_naive_ones(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 12, 90), rng.integers(0, 12, 90)
+    b[:30] = a[:30]
+    same, scores = a == b, rng.normal(size=90) + (a == b)
+    names = np.array([f"person {k}" for k in range(12)])
+    found = pair_rates(scores, same, 0.5, identities=(names[a], names[b]))
+    wrong = (scores >= 0.5) != same
+    for interval, events, keep in (
+        (found.accuracy, ~wrong, np.full(90, True)),
+        (found.far, wrong, ~same),
+        (found.frr, wrong, same),
+    ):
+        expected = naive_interval(
+            events[keep].tolist(), same[keep].tolist(), a[keep].tolist(), b[keep].tolist()
+        )
+        assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=1e-9)
+        assert interval.value == events[keep].mean() in interval
+        assert interval.n == keep.sum()
+
+
+def test_without_identities_it_is_wilsons_interval():
+    found = wilson(81 / 263, 263, 263, 0.95)
+    # Newcombe 1998, table I, method 3: 81 of 263 gives 0.2553 to 0.3662.
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    same = np.arange(2000) < 1000
+    scores = np.where(np.arange(2000) % 10 == 0, 1.0, 0.0)
+    far = pair_rates(scores, same, 0.5).far
+    assert (far.value, far.n) == (0.1, 1000)
+    assert far.effective == pytest.approx(1000, rel=2e-3)  # nobody meets anybody twice
+
+
+def test_pairs_counted_twice_say_nothing_new():
+    rng = np.random.default_rng(0)
+    x = population(rng, 40, 3)
+    s, a, b = everybody(x)
+    once = pair_rates(s, a == b, 0.3, identities=(a, b))
+    s, a, b = (np.tile(v, 3) for v in (s, a, b))
+    thrice = pair_rates(s, a == b, 0.3, identities=(a, b))
+    assert thrice.far.high == pytest.approx(once.far.high, rel=1e-9)
+    naive = pair_rates(s, a == b, 0.3)
+    assert naive.far.high - naive.far.low < (once.far.high - once.far.low) / 2
+
+
+def test_without_errors_dependent_pairs_count_once():
+    a, b = np.triu_indices(20)
+    found = pair_rates(np.where(a == b, 1.0, 0.0), a == b, 0.5, identities=(a, b))
+    z2 = NormalDist().inv_cdf(0.975) ** 2
+    assert (found.frr.value, found.frr.low) == (0, 0)
+    assert found.frr.high == pytest.approx(z2 / (20 + z2))
+    sharing = 190 * (2 * 18 + 1)  # each pair shares somebody with 2 · 18 others and itself
+    assert found.far.high == pytest.approx(z2 / (190**2 / sharing + z2))
+    assert found.accuracy.high == 1
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("side", [7, 1024])
+def test_streamed_rates_are_those_of_the_list(metric, side, monkeypatch):
+    monkeypatch.setattr("siameselib.evaluation.streaming_rates._SIDE", side)
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 30, 120)
+    x = rng.normal(size=(30, 6))[labels] + 0.7 * rng.normal(size=(120, 6))
+    i, j = np.triu_indices(120, 1)
+    if metric == "cosine":
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        scores = (unit[i] * unit[j]).sum(1) - 1
+    else:
+        scores = -((x[i] - x[j]) ** 2).sum(1)
+        scores = -np.sqrt(-scores) if metric == "euclidean" else scores
+    for quantile in (0.8, 0.95, 0.0, 1.0):
+        threshold = float(np.quantile(scores, quantile)) + (quantile - 0.5) * 1e-3
+        listed = pair_rates(
+            scores, labels[i] == labels[j], threshold, identities=(labels[i], labels[j])
+        )
+        found = all_pairs_rates(x, labels, threshold, metric=metric)
+        for name in ("accuracy", "far", "frr"):
+            ours, theirs = getattr(found, name), getattr(listed, name)
+            assert ours.n == theirs.n
+            for field in ("value", "low", "high", "effective"):
+                assert getattr(ours, field) == pytest.approx(getattr(theirs, field), abs=1e-9)
+
+
+def truth(rng, far):
+    """The threshold and the false-reject rate of a false-accept rate in the whole population."""
+    big = population(rng, 100_000, 2)
+    turned = [np.roll(big[:, 1], k, axis=0) for k in range(1, 6)]
+    negative = np.concatenate([(big[:, 0] * other).sum(1) for other in turned])
+    threshold = float(np.quantile(negative, 1 - far))
+    return threshold, float(((big[:, 0] * big[:, 1]).sum(1) < threshold).mean())
+
+
+def test_95_percent_intervals_hold_95_percent_and_naive_ones_do_not():
+    rng = np.random.default_rng(0)
+    threshold, frr = truth(rng, 0.05)
+    held, naive = [], []
+    for _ in range(200):
+        s, a, b = everybody(population(rng, 80, 2))
+        for identities, into in (((a, b), held), (None, naive)):
+            found = pair_rates(s, a == b, threshold, identities=identities)
+            into.append([0.05 in found.far, frr in found.frr])
+    # Of 200 true 95 % intervals, 183 to 197 hold the truth, nearly always.
+    assert (abs(np.mean(held, 0) - 0.95) < 0.035).all()
+    assert np.mean(naive, 0)[0] < 0.7
+
+
+def test_tar_at_far_counts_the_threshold_in():
+    rng = np.random.default_rng(2)
+    _, frr = truth(rng, 0.05)
+    held, fixed = [], []
+    for _ in range(150):
+        s, a, b = everybody(population(rng, 60, 3))
+        found = tar_at_far(s, a == b, 0.05, identities=(a, b))
+        held.append(1 - frr in found.interval)
+        assert found.interval.value == found.value
+        assert found.frr == 1 - found.value
+        rates = pair_rates(s, a == b, found.threshold, identities=(a, b))
+        fixed.append(found.interval.effective / rates.frr.effective)
+    assert 0.9 < np.mean(held) <= 0.99
+    assert np.median(fixed) < 1  # a threshold that was fitted here makes it wider
+
+
+def test_reports_carry_the_intervals():
+    s, a, b = everybody(population(np.random.default_rng(3), 40, 3))
+    found = verify_pairs(s, a == b, threshold=0.4, identities=(a, b))
+    assert found.rates == pair_rates(s, a == b, 0.4, identities=(a, b))
+    assert (
+        found.tar_at_far["0.1"].interval == tar_at_far(s, a == b, 0.1, identities=(a, b)).interval
+    )
+    text = f"({found.rates.accuracy.low:.3f} to {found.rates.accuracy.high:.3f})"
+    assert text in str(found)
+    assert found.as_dict()["rates"]["far"]["low"] == found.rates.far.low
+    assert verify_pairs(s, a == b, threshold=0.4).rates is None
+
+
+def test_double_or_nothing_agrees_with_the_formula():
+    rng = np.random.default_rng(4)
+    groups = rng.random(150) < 0.3  # who look alike: so it matters who is there
+    x = population(rng, 150, 2)
+    x[groups, :, 0] += 1.5
+    s, a, b = everybody(x)
+
+    def far(scores, same):
+        return float((scores[~same] >= 0.4).mean())
+
+    low, high = double_or_nothing(far, s, a == b, identities=(a, b), replicates=400)
+    formula = pair_rates(s, a == b, 0.4, identities=(a, b)).far
+    assert (high - low) / (formula.high - formula.low) == pytest.approx(1, abs=0.25)
+    low, high = double_or_nothing(auc, s, a == b, identities=(a, b), replicates=50)
+    assert low < auc(s, a == b) < high
+
+
+def test_wilson_stays_in_range():
+    for rate in (0.0, 1e-9, 0.5, 1.0):
+        for effective in (0.5, 3.0, 1e9):
+            found = wilson(rate, 10, effective, 0.95)
+            assert 0 <= found.low <= rate <= found.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind", "message"),
+    [
+        ({"identities": (["a", "b"], ["a", "a"])}, ValueError,
+         "equal exactly where same is 1, got a and a with same = 0 in pair 0; 2 such pairs"),
+        ({"identities": (["a", "b"], ["a"])}, ValueError, r"shape \(n,\) = \(2,\)"),
+        ({"identities": (["a", "b"],)}, ValueError, "be two arrays"),
+        ({"identities": ([0.5, 1], [0, 1])}, TypeError, "integers or names"),
+        ({"level": 1.0}, ValueError, "level must be between 0 and 1"),
+        ({"threshold": math.nan}, ValueError, "threshold must be finite"),
+    ],
+)  # fmt: skip
+def test_refusals(keywords, kind, message):
+    with pytest.raises(kind, match=message):
+        pair_rates([0.0, 1.0], [0, 1], **{"threshold": 0.5, **keywords})
+    if "identities" in keywords:
+        with pytest.raises(kind, match=message):
+            double_or_nothing(auc, [0.0, 1.0], [0, 1], identities=keywords["identities"])
+
+
+def test_too_few_people_to_leave_out():
+    with pytest.raises(ValueError, match="replicates without one kind"):
+        double_or_nothing(auc, [0.0, 1.0], [0, 1], identities=(["a", "a"], ["b", "a"]))
+
+
+def test_streamed_refusals():
+    with pytest.raises(ValueError, match="all_pairs_rates: labels must give both"):
+        all_pairs_rates(torch.ones(3, 2), [0, 1, 2], 0.0)
+    with pytest.raises(ValueError, match="all_pairs_rates: threshold must be finite"):
+        all_pairs_rates(torch.ones(3, 2), [0, 0, 2], math.inf)
+    with pytest.raises(ValueError, match="metric must be one of"):
+        all_pairs_rates(torch.ones(3, 2), [0, 0, 2], 0.0, metric="dot")
