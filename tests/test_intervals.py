@@ -1,5 +1,6 @@
 """Intervals of pairs that share people: naive sums, scipy-free formulas by hand, coverage."""
 
+import json
 import math
 from statistics import NormalDist
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import coverage
 from siameselib.evaluation import (
     all_pairs_rates,
     auc,
@@ -257,3 +259,13 @@ def test_streamed_refusals():
         all_pairs_rates(torch.ones(3, 2), [0, 0, 2], math.inf)
     with pytest.raises(ValueError, match="metric must be one of"):
         all_pairs_rates(torch.ones(3, 2), [0, 0, 2], 0.0, metric="dot")
+
+
+def test_the_table_in_the_docs_is_the_measured_one(tmp_path, capsys, monkeypatch):
+    rows = json.loads(coverage.OUT.read_text())["rows"]
+    assert coverage.table(rows) in coverage.PAGE.read_text("utf-8")
+    few = dict(list(coverage.SCENARIOS.items())[2:3])
+    monkeypatch.setattr(coverage, "SCENARIOS", few)
+    again = coverage.measure(0, draws=3, seed=0)
+    assert [row["far"] for row in again] == list(coverage.FARS)
+    assert {"accuracy", "far", "frr"} <= set(again[0]["coverage"])

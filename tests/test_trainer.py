@@ -317,6 +317,33 @@ def test_verify_says_who_is_who(run, lfw, capsys):
         assert "nowhere" in capsys.readouterr().err
 
 
+def test_judge_fits_at_a_rate_and_reports(run, lfw, tmp_path, capsys):
+    _, out = run("--loss supcon --epochs 6")
+    judge = importlib.import_module("judge").main
+    capsys.readouterr()
+    given = [
+        str(out / "model.pt"),
+        "--data",
+        str(lfw),
+        "--cache",
+        str(tmp_path),
+        "--holdout",
+        ".25",
+    ]
+    given += ["--far", "0.1", "--pairs", "400", "--out", str(tmp_path / "judged")]
+    assert judge(given) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "400 pairs of 7 people held out: at threshold" in said
+    assert "named rightly" in said
+    result = json.loads((tmp_path / "judged" / "judged.json").read_text())
+    assert result["fitted_on"]["target"] == "far=0.1"
+    assert result["pairs"]["far"]["low"] <= result["pairs"]["far"]["value"]
+    assert result["identification"]["n_people"] == 9  # with four images: one left to ask about
+    assert (tmp_path / "judged" / "verifier.pt").exists()
+    assert judge([str(out / "model.pt"), "--data", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_the_command_in_the_result_names_no_folder_of_this_machine(main):
     command = importlib.import_module("options").command
     given = ["--data", "/x/y", "--cache=/z", "--loss", "bce", "--out", "/q", "--resume"]

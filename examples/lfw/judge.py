@@ -45,7 +45,8 @@ class People:
 
     def pairs(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, Any]:
         """Scores of n pairs, half of them same; ``same``; who is on them."""
-        drawn = PairSampler(self.labels, batch_size=100, num_batches=n // 100, seed=seed)
+        size = min(100, len(self.rows))
+        drawn = PairSampler(self.labels, batch_size=size, num_batches=n // size, seed=seed)
         i, j, same = map(np.concatenate, zip(*drawn, strict=True))
         return self.verifier.scores(self.embeddings[i], self.embeddings[j]), same, self.on(i, j)
 

@@ -32,7 +32,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram; ``error`` is Σ n_b |observed - predicted| / n."""
+    """A reliability diagram; ``error`` is the mean gap between said and seen, over all pairs."""
 
     bins: list[ReliabilityBin]
     error: float
