@@ -18,8 +18,6 @@ REDUCTIONS = ("mean", "sum", "none")
 class ClassBatch(NamedTuple):
     """A batch, compared with all classes."""
 
-    x: Tensor
-    """(n, d) embeddings of length 1 (or 0), float32 or wider."""
     labels: Tensor
     """(n,) their classes, int64."""
     classes: Classes
@@ -76,9 +74,8 @@ def class_batch(
         _check.finite(where, "embeddings", embeddings)
         _check.finite(where, "weight", weight)
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = unit_rows(embeddings.to(_common_dtype(embeddings, weight)))
-        labels = labels.long()
-        return ClassBatch(x, labels, class_logsumexp(x, labels, weight, scale, by_class, backend))
+        x, labels = embeddings.to(_common_dtype(embeddings, weight)), labels.long()
+        return ClassBatch(labels, class_logsumexp(x, labels, weight, scale, by_class, backend))
 
 
 def check_scale(where: str, scale: float, name: str = "scale", *, inverse: float = 0) -> float:
@@ -113,10 +110,9 @@ def class_stats(
     Returns:
         The record.
     """
-    x, near = batch.x.detach(), 1 - batch.classes.distance.detach()
-    count = valid.sum()
-    # the sum of all cosines is the dot product of two sums; one a sample is with its own class
-    far = (x.sum(0) * batch.classes.weight_sum).sum() - near.sum()
+    count, n, distance = valid.sum(), len(batch.labels), batch.classes.distance.detach().sum()
+    pairs = n * (number - 1)
+    others = batch.classes.cosine_sum - (n - distance)
     warn_when_idle(
         where,
         count,
@@ -126,10 +122,8 @@ def class_stats(
     return Stats(
         valid=count,
         active=((losses.detach() > 0) & valid).sum() / count,
-        positive_distance=1 - near.sum() / len(x) if len(x) else near.new_tensor(math.nan),
-        negative_distance=1 - far / (len(x) * (number - 1))
-        if len(x) and number > 1
-        else near.new_tensor(math.nan),
+        positive_distance=distance / n,
+        negative_distance=1 - others / pairs if pairs else torch.full_like(others, math.nan),
         trivial=trivial,
     )
 

@@ -3,7 +3,8 @@ r"""Log-sum-exp of scaled cosines between samples and classes, each sample's own
 .. math:: N_i = \log \sum_{c \ne y_i} e^{scale\; x_i \cdot w_c} \qquad\text{or, by class,}\qquad
           N_c = \log \sum_{i:\; y_i \ne c} e^{scale\; x_i \cdot w_c}
 
-with w_c the row c of the weight, scaled to length 1. ``reference`` is that line. ``streaming``
+with x_i and w_c rows of the embeddings and of the weight, scaled to length 1. ``reference`` is that
+line. ``streaming``
 goes through the classes a block at a time, scales the block, and forgets it; the gradient goes
 there once more and writes each row of the weight's gradient once. Beside the weight and its
 gradient nothing is as large as the weight. The distance of each sample to its own class comes
@@ -34,8 +35,8 @@ class Classes(NamedTuple):
     """N: (n,), or (c,) by class; -inf where there is nothing to sum over."""
     distance: Tensor
     """(n,) one less the cosine of each sample and its own class, by direct difference."""
-    weight_sum: Tensor
-    """(d,) the sum of the weight's rows, scaled to length 1; no gradient."""
+    cosine_sum: Tensor
+    """0-d, the sum of all cosines, own classes included; no gradient."""
 
 
 def class_logsumexp(
@@ -49,7 +50,7 @@ def class_logsumexp(
     """Compute N, and what comes along; in float64 where e^scale is too much for float32.
 
     Args:
-        x: (n, d) samples, rows of length 1 (or 0) in the dtype of the result.
+        x: (n, d) samples, of any length, in the dtype of the result.
         labels: (n,) the class of each, int64.
         weight: (c, d) the classes, of any length and floating dtype.
         scale: what the cosines are multiplied by, at most :data:`LARGEST_SCALE`.
@@ -57,7 +58,7 @@ def class_logsumexp(
         backend: see :func:`siameselib.use_backend`.
 
     Returns:
-        N, the distances to the own class, and the sum of the weight's rows.
+        N, the distances to the own class, and the sum of the cosines.
     """
     if choose("class_logsumexp", len(x), len(weight), 1, backend) == "reference":
         return reference(x, labels, weight, scale, by_class)
@@ -78,13 +79,13 @@ def _limit(dtype: torch.dtype) -> float:
 
 def reference(x: Tensor, labels: Tensor, weight: Tensor, scale: float, by_class: bool) -> Classes:
     """Compute N by the definition."""
-    w = unit(weight.to(x.dtype))[0]
+    x, w = unit(x)[0], unit(weight.to(x.dtype))[0]
     own = labels[:, None] == torch.arange(len(w), device=w.device)
     logits = ((scale * x) @ w.T).masked_fill(own, -torch.inf)
     return Classes(
         logits.logsumexp(0 if by_class else 1),
         _distance(x, w.index_select(0, labels)),
-        w.detach().sum(0),
+        _cosine_sum(x.detach(), w.detach().sum(0)),
     )
 
 
@@ -92,6 +93,11 @@ def _distance(x: Tensor, own: Tensor) -> Tensor:
     # 1 - x·w = |x - w|²/2 for unit rows: no cancellation for close ones
     zero = (x == 0).all(-1) | (own == 0).all(-1)
     return torch.where(zero, 1, squared(x, own) / 2)
+
+
+def _cosine_sum(x: Tensor, weight_sum: Tensor) -> Tensor:
+    # a sum of dot products is the dot product of the sums
+    return torch.dot(x.sum(0), weight_sum)
 
 
 class _Block(NamedTuple):
@@ -143,6 +149,7 @@ def _forward(
     x: Tensor, labels: Tensor, weight: Tensor, scale: float, by_class: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
+        x = unit(x)[0]
         total = x.new_zeros(len(weight) if by_class else len(x))
         weight_sum = x.new_zeros(x.shape[1])
         kept = x.new_empty(len(x) * len(weight) if keep else 0)
@@ -155,7 +162,7 @@ def _forward(
                 else:
                     total[rows] += tile.sum(1)
         own = unit(weight.index_select(0, labels).to(x.dtype))[0]
-        return total.log(), _distance(x, own), weight_sum, kept
+        return total.log(), _distance(x, own), _cosine_sum(x, weight_sum), kept
 
 
 def _backward(
@@ -171,6 +178,7 @@ def _backward(
     weight_too: bool,
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
+        x, x_factor = unit(x)
         slope = scale * gradient * torch.where(result > -torch.inf, (-result).exp(), 0)
         dx = torch.zeros_like(x)
         dw = torch.empty_like(weight if weight_too else weight[:0])
@@ -192,7 +200,7 @@ def _backward(
         apart = distance_gradient[:, None] * (x - own)
         if weight_too:
             dw.index_add_(0, labels, _through_unit(-apart, own, factor).to(dw.dtype))
-        return dx + apart, dw
+        return _through_unit(dx.add_(apart), x, x_factor), dw
 
 
 def _through_unit(gradient: Tensor, rows: Tensor, factor: Tensor) -> Tensor:
@@ -232,14 +240,9 @@ _backward_op = torch.library.custom_op(
 def _(
     x: Tensor, labels: Tensor, weight: Tensor, scale: float, by_class: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    sizes = (
-        len(weight) if by_class else len(x),
-        len(x),
-        x.shape[1],
-        len(x) * len(weight) if keep else 0,
-    )
-    result, distance, weight_sum, kept = (x.new_empty(size) for size in sizes)
-    return result, distance, weight_sum, kept
+    result = x.new_empty(len(weight) if by_class else len(x))
+    kept = x.new_empty(len(x) * len(weight) if keep else 0)
+    return result, x.new_empty(len(x)), x.new_empty(()), kept
 
 
 @_backward_op.register_fake

@@ -379,4 +379,4 @@ class ProxyNCALoss(nn.Module):
 def _directions(where: str, num_classes: int, embedding_dim: int) -> nn.Parameter:
     rows = _check.integer(where, "num_classes", num_classes, 1)
     columns = _check.integer(where, "embedding_dim", embedding_dim, 1)
-    return nn.Parameter(torch.randn(rows, columns) * columns**-0.5)
+    return nn.Parameter(torch.randn(rows, columns).mul_(columns**-0.5))
