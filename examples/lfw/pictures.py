@@ -10,6 +10,7 @@ from task import Pairs
 from torch import Tensor
 
 from siameselib import plot
+from siameselib.data import Images
 from siameselib.evaluation import Verifier
 from siameselib.report import write_report
 
@@ -20,7 +21,7 @@ MAPPED = 16  # people in the embedding map
 
 def draw(
     out: Path,
-    packed: Any,
+    packed: Images,
     pairs: Pairs,
     scores: NDArray[np.float64],
     verifier: Verifier,
@@ -63,7 +64,7 @@ def draw(
 
 
 def neighbours(
-    packed: Any, verifier: Verifier, embeddings: Tensor, rows: NDArray[np.int64]
+    packed: Images, verifier: Verifier, embeddings: Tensor, rows: NDArray[np.int64]
 ) -> Figure:
     """Draw the people with most photos: one of each, and what the net finds most alike."""
     _, first, counts = np.unique(packed.labels[rows], return_index=True, return_counts=True)

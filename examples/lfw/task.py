@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siameselib.data import (
+    Images,
     Protocol,
     View1,
     View2,
@@ -47,7 +48,7 @@ class Task:
     test: Pairs
 
 
-def load(args: argparse.Namespace) -> tuple[Any, list[Protocol]]:
+def load(args: argparse.Namespace) -> tuple[Images, list[Protocol]]:
     """Give the packed images and the protocol's folds: one, or ten for View 2."""
     if args.data == "synthetic":
         if args.view == 2:
@@ -71,7 +72,7 @@ def load(args: argparse.Namespace) -> tuple[Any, list[Protocol]]:
     return images, [view2.fold(k) for k in range(len(view2))]
 
 
-def prepare(args: argparse.Namespace, images: Any, protocol: Protocol) -> Task:
+def prepare(args: argparse.Namespace, images: Images, protocol: Protocol) -> Task:
     """Keep a share of the training people for validation; resolve all pairs to rows.
 
     The validation pairs fit the threshold, so they show people that are neither trained on nor

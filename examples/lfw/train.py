@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import siameselib as sl
-from siameselib.data import Protocol
+from siameselib.data import Images, Protocol
 from siameselib.evaluation import Verifier, accuracy_at, auc, fit_threshold, verify_pairs
 from siameselib.files import replacing
 from siameselib.report import write_report
@@ -93,7 +93,7 @@ def score(
     return verifier.scores(f[a], f[b]), f, rows
 
 
-def run(args: argparse.Namespace, packed: Any, protocol: Protocol, out: Path) -> dict[str, Any]:
+def run(args: argparse.Namespace, packed: Images, protocol: Protocol, out: Path) -> dict[str, Any]:
     """Train on one fold and judge on its test pairs; everything goes to ``out``."""
     torch.manual_seed(args.seed)
     task = prepare(args, packed, protocol)

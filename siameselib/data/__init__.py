@@ -3,6 +3,7 @@
 from siameselib.data.augment import Augment, prepare
 from siameselib.data.download import download_lfw
 from siameselib.data.faces import SyntheticFaces, synthetic_faces, synthetic_view
+from siameselib.data.images import Images
 from siameselib.data.packed import PackedImages, bad_images, decode_image, pack
 from siameselib.data.pairs import Pair, read_folds, read_pairs
 from siameselib.data.photo import read_photo
@@ -15,6 +16,7 @@ __all__ = [
     "Augment",
     "Fold",
     "ImageSource",
+    "Images",
     "PackedImages",
     "Pair",
     "Part",

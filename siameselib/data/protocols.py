@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siameselib._check import refuse
-from siameselib.data.packed import PackedImages
+from siameselib.data.images import Images
 from siameselib.data.pairs import Pair, read_folds, read_pairs
 from siameselib.data.sources import identity
 
@@ -31,12 +31,12 @@ class Part:
     pairs: list[Pair] = field(repr=False)
 
     def rows(
-        self, packed: PackedImages
+        self, packed: Images
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Find the pairs among packed images.
 
         Args:
-            packed: from `pack`.
+            packed: from `pack` or `synthetic_faces`.
 
         Returns:
             Rows of the first images, rows of the second, and ``same``.
@@ -56,11 +56,11 @@ class Part:
         j = np.array([packed.index[pair.b] for pair in self.pairs], np.int64)
         return i, j, np.array([pair.same for pair in self.pairs], np.bool_)
 
-    def people_rows(self, packed: PackedImages) -> NDArray[np.int64]:
+    def people_rows(self, packed: Images) -> NDArray[np.int64]:
         """Find all images of the part's people: what identity labels may be trained on.
 
         Args:
-            packed: from `pack`.
+            packed: from `pack` or `synthetic_faces`.
 
         Returns:
             Their rows, ascending.
