@@ -2,7 +2,7 @@
 
 import sys
 
-COMMANDS = {"cpu": "benchmarks.engine.cpu"}
+COMMANDS = {"cpu": "benchmarks.engine.cpu", "doctor": "benchmarks.doctor.battery"}
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ html_title = "siameselib"
 html_static_path = ["_static"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 copybutton_exclude = ".linenos, .gp, .go"
 
 autodoc_member_order = "bysource"

@@ -5,12 +5,14 @@
                  siamese · backbones   two images through one net, heads, `freeze`, `C19`
                  distributed           a batch loss over the batches of all processes
     judging      evaluation · plot     thresholds, ROC, retrieval, a `Verifier` to save; pictures
+                 diagnostics           the doctor: why a training does not learn
     beneath      kernels               sums and searches over distances that are never all stored
 
 ``same`` is 1 for one identity, everywhere. A loss keeps what it saw in ``criterion.stats``.
 """
 
 from siameselib.backbones import C19
+from siameselib.diagnostics import Doctor, diagnose
 from siameselib.distributed import CrossProcessLoss, gather_batch
 from siameselib.kernels import explain, use_backend
 from siameselib.losses import (
@@ -61,6 +63,7 @@ __all__ = [
     "CrossProcessLoss",
     "DistanceHead",
     "DistanceWeightedMiner",
+    "Doctor",
     "EasyPositiveMiner",
     "HardestNegativesMiner",
     "InfoNCELoss",
@@ -78,6 +81,7 @@ __all__ = [
     "SiameseNetwork",
     "SupConLoss",
     "TripletLoss",
+    "diagnose",
     "explain",
     "freeze",
     "gather_batch",

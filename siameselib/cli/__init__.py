@@ -1,7 +1,7 @@
 """The ``siameselib`` command: one file per word that may follow it.
 
 Each file has an ``add(rooms)`` that teaches the parser its words; what runs is ``args.run``, which
-returns the exit code: 0 all well, 1 trouble with the data, 2 wrong usage, 130 interrupted.
+returns the exit code: 0 all well, 1 trouble found, 2 wrong usage, 130 interrupted.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import siameselib
-from siameselib.cli import lfw
+from siameselib.cli import doctor, lfw
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="siameselib",
-        description="Metric learning and verification in PyTorch: the data side.",
-        epilog="exit codes: 0 all well, 1 trouble with the data, 2 wrong usage, 130 interrupted",
+        description="Metric learning and verification in PyTorch: the data, and the doctor.",
+        epilog="exit codes: 0 all well, 1 trouble found, 2 wrong usage, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=siameselib.__version__)
     rooms = parser.add_subparsers(required=True, metavar="ROOM")
+    doctor.add(rooms)
     lfw.add(rooms)
     return parser

@@ -1,0 +1,1 @@
+"""The doctor's battery: planted faults, and runs that are well."""

@@ -1,0 +1,380 @@
+"""The collected samples as numbers on the CPU: what the findings are drawn from."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siameselib.diagnostics.collect import Sample, Weights
+from siameselib.diagnostics.modes import Modes
+from siameselib.diagnostics.reading import (
+    Reading,
+    trivial_of_batch,
+    trivial_of_pairs,
+    trivial_of_triplets,
+)
+from siameselib.evaluation.curves import auc
+from siameselib.functional.distances import Metric, paired_distance, unit_rows
+
+Floats = NDArray[np.float64]
+
+
+class Auc(NamedTuple):
+    """An AUC over several batches, with a standard error that allows for their dependence."""
+
+    value: float
+    se: float
+    pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.se:.3f}"
+
+
+class Judged(NamedTuple):
+    """Scores of pairs that were not trained on, the threshold in use, and their AUC."""
+
+    scores: Floats
+    same: NDArray[np.bool_]
+    threshold: float | None
+    auc: Auc
+
+
+class Distances(NamedTuple):
+    """Distances of the pairs of a sample, and which of them are of one identity."""
+
+    values: Floats
+    same: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a finding may look at. Empty or None is what was not seen."""
+
+    reading: Reading
+    steps: int = 0
+    losses: Floats = field(default_factory=lambda: np.empty(0))
+    trivial: float | None = None
+    untried: str | None = None
+    active: float | None = None
+    early: list[Sample] = field(default_factory=list)
+    recent: list[Sample] = field(default_factory=list)
+    weights: list[Weights] = field(default_factory=list)
+    restless: list[str] = field(default_factory=list)
+    head: Any = None
+    modes: Modes | None = None
+    validation: Judged | None = None
+    first_auc: Auc | None = None
+    early_auc: Auc | None = None
+    auc: Auc | None = None
+    logit_auc: Auc | None = None
+    probe: Tensor | None = None
+    one_look: bool = False
+    epochs: int = 0
+    epoch_auc: float | None = None
+    distances: Distances | None = None
+    early_distances: Distances | None = None
+
+    @property
+    def form(self) -> str | None:
+        """What the samples are: "batch", "pairs" or "triplets"."""
+        return self.recent[-1].form if self.recent else None
+
+    @property
+    def rows(self) -> Tensor | None:
+        """All kept embeddings of the recent samples, one a row."""
+        parts = [x for sample in self.recent for x in sample.rows]
+        return torch.cat(parts) if parts else None
+
+    @property
+    def logits(self) -> tuple[Floats, NDArray[np.bool_]] | None:
+        """Recent logits, and ``same``."""
+        kept = [s for s in self.recent if s.logits is not None and s.labels is not None]
+        if not kept:
+            return None
+        z = np.concatenate([s.logits.double().numpy() for s in kept if s.logits is not None])
+        same = np.concatenate([s.labels.numpy() > 0 for s in kept if s.labels is not None])
+        return z, same
+
+    @property
+    def best_auc(self) -> Auc | None:
+        """The AUC that the loss works on: of the logits where there are any."""
+        return self.logit_auc if self.logit_auc is not None else self.auc
+
+    @property
+    def solved(self) -> bool:
+        """Whether the training pairs are told apart as good as perfectly."""
+        return self.best_auc is not None and self.best_auc.value > 0.995
+
+    @property
+    def learns(self) -> bool:
+        """Whether the recent pairs are told apart better than by chance, and not by a little."""
+        found = self.best_auc
+        if self.epoch_auc is not None and self.epoch_auc > 0.6:
+            return True
+        return found is not None and found.value > 0.5 + max(3 * found.se, 0.1)
+
+    def of_one_look(self, probe: Tensor | None, restless: Iterable[str]) -> "Evidence":
+        """Mark it as seen outside training: nothing is too early to tell.
+
+        Args:
+            probe: images to try a head on that takes images.
+            restless: frozen layers in training mode.
+
+        Returns:
+            The evidence, marked.
+        """
+        return replace(self, one_look=True, probe=probe, restless=list(restless))
+
+    def settled(self, steps: int) -> bool:
+        """Whether so many steps have passed, or there is no training to wait for."""
+        return self.one_look or self.steps >= steps
+
+    def tail(self) -> Floats:
+        """The last half of the losses, 200 of them at most."""
+        return self.losses[-min(200, len(self.losses) // 2) :] if len(self.losses) > 1 else EMPTY
+
+
+EMPTY: Floats = np.empty(0)
+_FIRST = 4  # steps in which a net is still nearly as it was made
+
+
+def gather(
+    *,
+    criterion: Any,
+    reading: Reading,
+    steps: int,
+    losses: Sequence[Tensor],
+    early: list[Sample],
+    recent: list[Sample],
+    weights: list[Weights],
+    restless: list[str],
+    head: Any,
+    modes: Modes | None,
+    validation: Judged | None,
+) -> Evidence:
+    """Bring what was collected to the CPU and work out what several findings need."""
+    early, recent = [_cpu(s) for s in early], [_cpu(s) for s in recent]
+    recent = [s for s in recent if s.step >= steps / 2] or recent[-4:]
+    early = [s for s in early if s.step <= max(30, steps // 8)]
+    measure = (reading.metric, reading.unit)
+    now = [distances_of(s, *measure) for s in recent]
+    then = [distances_of(s, *measure) for s in early]
+    steps_seen = {w.step: w for w in weights}
+    trivial = _trivial(criterion, reading, recent)
+    return Evidence(
+        reading=reading,
+        steps=steps,
+        losses=torch.stack([x.cpu() for x in losses]).double().numpy() if losses else EMPTY,
+        trivial=trivial if isinstance(trivial, float) else None,
+        untried=trivial if isinstance(trivial, str) else None,
+        active=_active(reading, recent, now),
+        early=early,
+        recent=recent,
+        weights=[_cpu(steps_seen[step]) for step in sorted(steps_seen)],
+        restless=restless,
+        head=head,
+        modes=modes,
+        validation=validation,
+        first_auc=auc_of(early[:_FIRST], then[:_FIRST]),
+        early_auc=auc_of(early, then),
+        auc=auc_of(recent, now),
+        logit_auc=auc_of(recent, [_of_logits(s, reading) for s in recent]),
+        distances=pooled(now),
+        early_distances=pooled(then),
+    )
+
+
+def distances_of(sample: Sample, metric: Metric, unit: bool) -> Distances | None:
+    """Measure the pairs of a sample: all of a batch, the given ones of pairs and triplets."""
+    rows = [unit_rows(x) if unit else x for x in sample.rows]
+    if not rows or not all(bool(x.isfinite().all()) for x in rows):
+        return None
+    if sample.form == "triplets":
+        a, p, n = rows
+        d = torch.cat([paired_distance(a, p, metric), paired_distance(a, n, metric)])
+        same = torch.arange(len(d)) < len(a)
+    elif sample.form == "pairs" and sample.labels is not None:
+        d, same = paired_distance(rows[0], rows[1], metric), sample.labels > 0
+    elif sample.labels is not None:
+        i, j = torch.triu_indices(len(rows[0]), len(rows[0]), 1)
+        d = square_distances(rows[0], metric)[i, j]
+        same = sample.labels[i] == sample.labels[j]
+    else:
+        return None
+    return Distances(d.double().numpy(), same.numpy())
+
+
+def square_distances(x: Tensor, metric: Metric) -> Tensor:
+    """Distances of all rows to all rows: (n, n)."""
+    if callable(metric):
+        n = len(x)
+        each, every = x.repeat_interleave(n, 0), x.repeat(n, 1)
+        return paired_distance(each, every, metric).view(n, n)
+    if metric == "cosine":
+        x = unit_rows(x)
+    exact = "donot_use_mm_for_euclid_dist"
+    d = torch.cdist(x, x, p=1.0 if metric == "manhattan" else 2.0, compute_mode=exact)
+    return {"sqeuclidean": d.square(), "cosine": d.square() / 2}.get(metric, d)
+
+
+def auc_of(samples: list[Sample], distances: Sequence[Distances | None]) -> Auc | None:
+    """Average the AUC within batches.
+
+    The standard error is Hanley and McNeil's. All pairs of a labelled batch are far from
+    independent, so there only as many count as there are identities, and the spread from batch to
+    batch is taken where it is larger.
+
+    Args:
+        samples: of the batches.
+        distances: of the pairs in each.
+
+    Returns:
+        The AUC, or None where no batch has both kinds of pair.
+    """
+    values, pairs, identities = [], 0, set[int]()
+    kept_same = kept_different = 0
+    for sample, found in zip(samples, distances, strict=True):
+        if found is None or found.same.all() or not found.same.any():
+            continue
+        if not np.isfinite(found.values).all():
+            continue
+        values.append(auc(-found.values, found.same))
+        pairs += len(found.same)
+        if sample.form == "batch" and sample.labels is not None:
+            identities.update(sample.labels.tolist())
+        kept_same += int(found.same.sum())
+        kept_different += int((~found.same).sum())
+    if not values:
+        return None
+    a = float(np.mean(values))
+    n_same, n_different = kept_same, kept_different
+    if identities:
+        n_same, n_different = min(n_same, len(identities)), min(n_different, len(identities))
+    se = hanley_mcneil(a, n_same, n_different)
+    if identities and len(values) > 1:
+        se = max(se, float(np.std(values, ddof=1)) / math.sqrt(len(values)))
+    return Auc(a, se, pairs)
+
+
+def hanley_mcneil(a: float, n_same: int, n_different: int) -> float:
+    """Standard error of an AUC (Hanley and McNeil, Radiology 1982, equation 2)."""
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    variance = a * (1 - a) + (n_same - 1) * (q1 - a * a) + (n_different - 1) * (q2 - a * a)
+    return math.sqrt(max(variance, 0.0) / (n_same * n_different))
+
+
+def judge_scores(scores: Floats, same: NDArray[np.bool_], threshold: float | None) -> Judged:
+    """Put scores and their AUC together."""
+    area, n_same = auc(scores, same), int(same.sum())
+    se = hanley_mcneil(area, n_same, len(same) - n_same)
+    return Judged(scores, same, threshold, Auc(area, se, len(same)))
+
+
+def pooled(distances: Sequence[Distances | None]) -> Distances | None:
+    """Put the pairs of several samples together."""
+    found = [d for d in distances if d is not None]
+    if not found:
+        return None
+    return Distances(
+        np.concatenate([d.values for d in found]), np.concatenate([d.same for d in found])
+    )
+
+
+def unit_length(rows: Tensor) -> bool:
+    """Whether all rows have length 1, to within half-precision rounding."""
+    return len(rows) > 1 and bool(((rows.norm(dim=1) - 1).abs() < 0.01).all())
+
+
+def spread(rows: Tensor) -> float:
+    """Root mean square distance from the mean, over the root mean square length."""
+    rows = rows.double()
+    length = float(rows.square().sum(1).mean().sqrt())
+    around = float((rows - rows.mean(0)).square().sum(1).mean().sqrt())
+    return around / length if length > 0 else 0.0
+
+
+def effective_rank(rows: Tensor) -> float:
+    """Exponential of the entropy of the spectrum of the covariance (Roy and Vetterli 2007)."""
+    centred = (rows - rows.mean(0)).double()
+    energy = torch.linalg.svdvals(centred).square()
+    share = energy / energy.sum().clamp_min(1e-300)
+    return float(torch.exp(-torch.xlogy(share, share).sum()))
+
+
+def _of_logits(sample: Sample, reading: Reading) -> Distances | None:
+    """Read logits as similarities; a number a pair that a margin is applied to is a distance."""
+    if sample.logits is None or sample.labels is None:
+        return None
+    z = sample.logits.double().numpy()
+    far = z if reading.margin is not None else -z
+    return Distances(far, (sample.labels > 0).numpy())
+
+
+def _trivial(criterion: Any, reading: Reading, recent: list[Sample]) -> float | str | None:
+    stats = [float(s.stats[2]) for s in recent if s.stats is not None]
+    if stats:
+        return float(np.mean(stats))
+    if not recent:
+        return None
+    last = recent[-1]
+    if last.form == "triplets":
+        return trivial_of_triplets(reading)
+    if last.form == "batch":
+        if reading.family == "triplet":
+            return trivial_of_triplets(reading)
+        return None if last.all_labels is None else trivial_of_batch(criterion, last.all_labels)
+    same = torch.cat([s.all_labels for s in recent if s.all_labels is not None])
+    return trivial_of_pairs(reading, float((same > 0).double().mean()))
+
+
+def _active(
+    reading: Reading, recent: list[Sample], distances: list[Distances | None]
+) -> float | None:
+    """Share of the terms that cost something."""
+    stats = [float(s.stats[1]) for s in recent if s.stats is not None]
+    if stats:
+        known = [share for share in stats if not math.isnan(share)]
+        return float(np.mean(known)) if known else None
+    if reading.family != "triplet" or reading.margin is None or reading.soft:
+        return None
+    shares = []
+    for sample, found in zip(recent, distances, strict=True):
+        if found is None:
+            continue
+        if sample.form == "triplets":
+            d_ap, d_an = found.values[found.same], found.values[~found.same]
+            shares.append(float(np.mean(d_ap - d_an + reading.margin > 0)))
+        elif sample.labels is not None:
+            share = _active_in_batch(sample, reading, reading.margin)
+            shares += [] if share is None else [share]
+    return float(np.mean(shares)) if shares else None
+
+
+def _active_in_batch(sample: Sample, reading: Reading, margin: float) -> float | None:
+    rows, labels = sample.rows[0], sample.labels
+    if labels is None:
+        return None
+    d = square_distances(unit_rows(rows) if reading.unit else rows, reading.metric)
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(rows), dtype=torch.bool)
+    triplets = positive[:, :, None] & ~same[:, None, :]
+    costs = d[:, :, None] - d[:, None, :] + margin > 0
+    count = int(triplets.sum())
+    return int((triplets & costs).sum()) / count if count else None
+
+
+def _cpu(record: Any) -> Any:
+    """Bring the tensors of a record to the CPU, embeddings and logits as float32."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            return value.float() if value.dtype in {torch.float16, torch.bfloat16} else value
+        return tuple(map(move, value)) if type(value) is tuple else value
+
+    return type(record)(*map(move, record))

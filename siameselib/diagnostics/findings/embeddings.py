@@ -1,0 +1,183 @@
+"""Embeddings: collapsed, flat, dead, or the same image twice."""
+
+import torch
+from torch import Tensor
+
+from siameselib.diagnostics.evidence import Evidence, effective_rank, spread
+from siameselib.diagnostics.findings.need import enough, need, share
+from siameselib.diagnostics.report import Finding
+
+_COLLAPSED = 0.01  # spread over length: cosines above 0.9999
+_SETTLED = 30  # steps before a collapse is one: nets often start nearly collapsed
+_EQUAL = 1e-5  # of the spread
+
+
+def total_collapse(e: Evidence) -> Finding | None:
+    """All embeddings are the same vector."""
+    rows = _finite(e)
+    enough(len(rows) >= 16 and e.settled(_SETTLED))
+    by_sample = [spread(torch.cat(s.rows)) for s in e.recent if s.rows]
+    found = sorted(by_sample)[len(by_sample) // 2]
+    if bool((rows == 0).all()):  # said as zero rows
+        return None
+    margin = e.reading.margin
+    tiny = False
+    if margin is not None and e.distances is not None and e.reading.family != "unknown":
+        tiny = bool(e.distances.values.mean() < _COLLAPSED * margin)
+    if found >= _COLLAPSED and not tiny:
+        return None
+    scale = "" if e.distances is None else f" (mean distance {e.distances.values.mean():.2g})"
+    unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    lightly = float(unit.std(0).mean()) * rows.shape[1] ** 0.5
+    return Finding(
+        "total-collapse",
+        "critical",
+        f"All embeddings are nearly one vector: their spread is {found:.2g} of their "
+        f"length{scale}; "
+        f"the standard deviation of the normalised entries times √d is {lightly:.2g}, near 1 where "
+        "they spread evenly.",
+        "With all distances near 0 a hinge loss stays at its margin and its gradient nearly "
+        "vanishes: the net does not come out of it again.",
+        "Start over with a lower learning rate and semi-hard (SemiHardTripletLoss) or all triplets "
+        "in place of the hardest, at least for the first epochs; normalise embeddings; and check "
+        "that the net's input varies (images scaled to [0, 1], divided once).",
+    )
+
+
+def dimensional_collapse(e: Evidence) -> Finding | None:
+    """The embeddings lie on a line or a plane."""
+    rows = _finite(e)
+    identities = _identity_count(e)
+    enough(rows.shape[1] >= 8 and len(rows) >= 64 and e.settled(_SETTLED))
+    last = torch.cat([torch.cat(s.rows) for s in e.recent[-4:] if s.rows])
+    if spread(last) < _COLLAPSED:
+        return None
+    rank = effective_rank(last)
+    room = min(rows.shape[1], (identities or rows.shape[1]) - 1)
+    if room < 8 or rank >= max(1.5, 0.04 * room):
+        return None
+    return Finding(
+        "dimensional-collapse",
+        "warning",
+        f"The embeddings have {rows.shape[1]} entries but use {rank:.1f} dimensions (effective "
+        "rank).",
+        "On a line or a plane there is no room for many identities that all are far apart.",
+        "Look for a narrow layer before the embedding, and lower weight decay; put BatchNorm "
+        "before the embedding, or use a loss with many negatives an anchor (SupConLoss).",
+    )
+
+
+def zero_rows(e: Evidence) -> Finding | None:
+    """Embeddings that are exactly zero."""
+    rows = _finite(e)
+    zero = float((rows == 0).all(1).double().mean())
+    if zero <= 0.01:
+        return None
+    return Finding(
+        "zero-rows",
+        "critical" if zero > 0.25 else "warning",
+        f"{share(zero)} of the embeddings are exactly zero in every entry.",
+        "These images are all at distance 0 from each other, whoever they show, and a net whose "
+        "last ReLUs are off gets no gradient from them.",
+        "End the net in a linear layer, without ReLU; lower the learning rate; restart, for dead "
+        "ReLUs do not come back.",
+    )
+
+
+def dead_dimensions(e: Evidence) -> Finding | None:
+    """Entries of the embedding that are the same for every image."""
+    rows = _finite(e)
+    enough(len(rows) >= 64)
+    nonzero = rows[(rows != 0).any(1)]
+    if len(nonzero) < 16 or spread(nonzero) < _COLLAPSED:
+        return None
+    dead = float((nonzero.amax(0) == nonzero.amin(0)).double().mean())
+    if dead < 0.5:
+        return None
+    return Finding(
+        "dead-dimensions",
+        "warning",
+        f"{share(dead)} of the {rows.shape[1]} entries of the embedding are the same for all "
+        f"{len(rows):,} images looked at.",
+        "They take part in no distance: the embedding is that much narrower than it looks.",
+        "End the net in a linear layer without ReLU, or lower the learning rate.",
+    )
+
+
+def duplicates_in_pairs(e: Evidence) -> Finding | None:
+    """Same pairs of an image with itself."""
+    enough(e.form in {"pairs", "batch", "triplets"})
+    equal, same, _ = _equal_pairs(e)
+    kind = equal & same
+    part = float(kind.sum() / same.sum().clamp_min(1))
+    # a sampler may repeat the images of people who have few; in a pair it is always a mistake
+    if int(kind.sum()) < 2 or part < (0.3 if e.form == "batch" else 0.02):
+        return None
+    return Finding(
+        "duplicates-in-pairs",
+        "warning",
+        f"{share(part)} of the same pairs have exactly equal embeddings, as an image and itself "
+        "have.",
+        "Such a pair costs nothing, whatever the net: it teaches nothing and flatters every "
+        "figure. "
+        "People with a single image are usually the cause.",
+        "Draw two different images of a person (PairSampler and PKSampler do) and leave out people "
+        "with one.",
+    )
+
+
+def duplicates_across_identities(e: Evidence) -> Finding | None:
+    """Different pairs with equal embeddings."""
+    equal, same, _ = _equal_pairs(e)
+    kind = equal & ~same
+    part = float(kind.sum() / (~same).sum().clamp_min(1))
+    if int(kind.sum()) < 2 or part < (1e-3 if e.form == "batch" else 0.01):
+        return None
+    return Finding(
+        "duplicates-across-identities",
+        "warning",
+        f"{int(kind.sum()):,} different pairs ({share(part)}) have exactly equal embeddings.",
+        "The same image under two identities: the loss is asked to push an image away from itself, "
+        "and the hardest negatives are the first that a miner picks.",
+        "Look for duplicate files under several names: siameselib.diagnose(model, loader) counts "
+        "images that are equal pixel by pixel.",
+    )
+
+
+def _finite(e: Evidence) -> Tensor:
+    rows = need(e.rows)
+    enough(bool(rows.isfinite().all()) and len(rows) > 1)
+    return rows
+
+
+def _identity_count(e: Evidence) -> int | None:
+    labels = [s.all_labels for s in e.recent if s.form == "batch" and s.all_labels is not None]
+    return len(torch.unique(torch.cat(labels))) if labels else None
+
+
+def _equal_pairs(e: Evidence) -> tuple[Tensor, Tensor, int]:
+    """Give for all recent pairs whether they are equal but not zero, and whether they are same."""
+    rows = _finite(e)
+    wide = spread(rows)
+    enough(wide > _COLLAPSED)
+    limit = _EQUAL * wide * float(rows.square().sum(1).mean().sqrt())
+    equal, same = [], []
+    for sample in e.recent:
+        if sample.form == "batch" and sample.labels is not None:
+            x = sample.rows[0]
+            i, j = torch.triu_indices(len(x), len(x), 1)
+            exact = "donot_use_mm_for_euclid_dist"
+            near = torch.cdist(x, x, compute_mode=exact)[i, j] <= limit
+            equal.append(near & (x[i] != 0).any(1))
+            same.append(sample.labels[i] == sample.labels[j])
+        elif sample.form == "pairs" and sample.rows and sample.labels is not None:
+            x1, x2 = sample.rows
+            equal.append(((x1 - x2).norm(dim=1) <= limit) & (x1 != 0).any(1))
+            same.append(sample.labels > 0)
+        elif sample.form == "triplets":
+            a, p, n = sample.rows
+            for other, alike in ((p, True), (n, False)):
+                equal.append(((a - other).norm(dim=1) <= limit) & (a != 0).any(1))
+                same.append(torch.full((len(a),), alike))
+    enough(len(equal) > 0)
+    return torch.cat(equal), torch.cat(same), len(rows)
