@@ -1,9 +1,11 @@
 """Triplet losses on a labelled batch: mine the triplets, then take the loss of those."""
 
+import torch
 from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.batch import Batch, labelled_batch, warn_when_idle
+from siameselib.functional.distances import row_distance
 from siameselib.functional.mining import (
     BATCH_METRICS,
     Triplets,
@@ -13,7 +15,7 @@ from siameselib.functional.mining import (
 )
 from siameselib.functional.reduction import REDUCTIONS
 from siameselib.functional.stats import Stats
-from siameselib.functional.triplets import triplet_with_stats
+from siameselib.functional.triplets import triplets_of_distances
 
 
 def batch_hard_triplet_loss(
@@ -248,14 +250,7 @@ def _loss_of(
 ) -> tuple[Tensor, Stats]:
     # An empty reference set has no row 0 for the triplets that are not valid to point to.
     ref = batch.ref if len(batch.ref) else batch.ref.new_zeros(1, batch.ref.shape[1])
-    return triplet_with_stats(
-        anchors,
-        ref.index_select(0, triplets.positive),
-        ref.index_select(0, triplets.negative),
-        margin=margin,
-        metric=metric,
-        swap=False,
-        soft=soft,
-        valid=triplets.valid,
-        reduction=reduction,
-    )
+    others = ref.index_select(0, torch.cat([triplets.positive, triplets.negative]))
+    with torch.autocast(anchors.device.type, enabled=False):
+        positive, negative = row_distance(anchors, others.view(2, *anchors.shape), metric)
+    return triplets_of_distances(positive, negative, margin, soft, triplets.valid, reduction)

@@ -61,16 +61,27 @@ def paired_distance(x1: Tensor, x2: Tensor, metric: Metric = "euclidean") -> Ten
             _check.vector(where, "the result of metric", distance, len(x1))
             return distance
         _check.choice(where, "metric", metric, METRICS)
-        if metric == "cosine":
-            return _cosine_distance(x1, x2)
-        difference = x1 - x2
-        if metric == "manhattan":
-            return difference.abs().sum(-1)
-        if metric == "sqeuclidean":
-            return difference.square().sum(-1)
-        scale = power_of_two(difference)
-        length: Tensor = torch.linalg.vector_norm(difference * scale, dim=-1)
-        return length / torch.where(scale > 0, scale, 1).squeeze(-1)
+        return row_distance(x1, x2, metric)
+
+
+def row_distance(x1: Tensor, x2: Tensor, metric: str) -> Tensor:
+    """Return :func:`paired_distance` of rows of any shapes (..., d) that broadcast, unchecked.
+
+    Args:
+        x1: rows, float32 or wider.
+        x2: rows to compare them with.
+        metric: one of the names.
+    """
+    if metric == "cosine":
+        return _cosine_distance(x1, x2)
+    difference = x1 - x2
+    if metric == "manhattan":
+        return difference.abs().sum(-1)
+    if metric == "sqeuclidean":
+        return difference.square().sum(-1)
+    scale = power_of_two(difference)
+    length: Tensor = torch.linalg.vector_norm(difference * scale, dim=-1)
+    return length / torch.where(scale > 0, scale, 1).squeeze(-1)
 
 
 def mean_square_distance(x1: Tensor, x2: Tensor) -> Tensor:

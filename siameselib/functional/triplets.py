@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from siameselib import _check
 from siameselib.functional.distances import Metric, paired_distance
 from siameselib.functional.reduction import reduce, softplus
-from siameselib.functional.stats import Stats, masked_mean
+from siameselib.functional.stats import Stats
 
 
 def triplet_loss(
@@ -108,13 +108,24 @@ def triplet_with_stats(
     d_an = paired_distance(anchor, negative, metric)
     if swap:
         d_an = torch.minimum(d_an, paired_distance(positive, negative, metric))
+    counted = torch.ones_like(d_ap, dtype=torch.bool) if valid is None else valid
+    return triplets_of_distances(d_ap, d_an, margin, soft, counted, reduction)
+
+
+def triplets_of_distances(
+    d_ap: Tensor, d_an: Tensor, margin: float, soft: bool, valid: Tensor, reduction: str
+) -> tuple[Tensor, Stats]:
+    """Return the loss of triplets whose distances are known, and what it saw."""
     losses = softplus(d_ap - d_an) if soft else F.relu(d_ap - d_an + margin)
-    counted = torch.ones_like(losses, dtype=torch.bool) if valid is None else valid
+    with torch.no_grad():
+        seen = torch.stack([(losses > 0).to(losses.dtype), d_ap, d_an])
+        count = valid.sum()
+        active, positive, negative = (torch.where(valid, seen, 0).sum(1) / count).unbind()
     stats = Stats(
-        valid=counted.sum(),
-        active=masked_mean((losses > 0).to(losses.dtype), counted),
-        positive_distance=masked_mean(d_ap, counted),
-        negative_distance=masked_mean(d_an, counted),
+        valid=count,
+        active=active,
+        positive_distance=positive,
+        negative_distance=negative,
         trivial=losses.new_full((), math.log(2) if soft else margin),
     )
-    return reduce(where, losses, counted, reduction), stats
+    return reduce("triplet_loss", losses, valid, reduction), stats
