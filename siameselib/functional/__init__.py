@@ -16,8 +16,10 @@ from siameselib.functional.distances import (
     unit_rows,
 )
 from siameselib.functional.easy_mining import mine_easy_positive, mine_hardest_negatives
+from siameselib.functional.lifted import lifted_structure_loss
 from siameselib.functional.mining import Triplets, mine_batch_hard, mine_semi_hard
 from siameselib.functional.pair_mining import PairBounds, mine_multi_similarity
+from siameselib.functional.pair_weighting import circle_loss, multi_similarity_loss
 from siameselib.functional.pairs import bce_pair_loss, contrastive_loss
 from siameselib.functional.proxies import proxy_anchor_loss, proxy_nca_loss
 from siameselib.functional.sampled_mining import mine_distance_weighted
@@ -33,9 +35,11 @@ __all__ = [
     "batch_all_triplet_loss",
     "batch_hard_triplet_loss",
     "bce_pair_loss",
+    "circle_loss",
     "contrastive_loss",
     "cos_face_loss",
     "info_nce_loss",
+    "lifted_structure_loss",
     "mean_square_distance",
     "mine_batch_hard",
     "mine_distance_weighted",
@@ -43,6 +47,7 @@ __all__ = [
     "mine_hardest_negatives",
     "mine_multi_similarity",
     "mine_semi_hard",
+    "multi_similarity_loss",
     "normalized_softmax_loss",
     "nt_xent_loss",
     "paired_distance",

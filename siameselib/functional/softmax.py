@@ -1,17 +1,16 @@
 """Softmax losses: find a positive among the negatives by cosine similarity over a temperature."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.batch import labelled_batch, warn_when_idle
+from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import at_least_float32, unit_rows
 from siameselib.functional.reduction import reduce, softplus
 from siameselib.functional.stats import Stats
-from siameselib.kernels.logsumexp import logsumexp
-from siameselib.kernels.softplus_sum import softplus_sum
+from siameselib.kernels.logsumexp import Score, logsumexp
+from siameselib.kernels.positive_sum import softplus_sum
 
 REDUCTIONS = ("mean", "sum", "none")  # a softmax loss is never 0: all of its terms are active
 
@@ -213,21 +212,22 @@ def info_nce_with_stats(
     _check.same_shape(where, x1=x1, x2=x2)
     _check.positive(where, "temperature", temperature)
     _check.choice(where, "reduction", reduction, REDUCTIONS)
-    if labels is None:
-        labels = torch.arange(len(x1), device=x1.device)
-    _check.labels(where, labels, len(x1))
-    _check.same_device(where, "x1", x1, "labels", labels)
+    if labels is not None:
+        _check.labels(where, labels, len(x1))
+        _check.same_device(where, "x1", x1, "labels", labels)
     with torch.autocast(x1.device.type, enabled=False):
         a, b = unit_rows(at_least_float32(x1)), unit_rows(at_least_float32(x2))
-        seen = _census(a.detach(), labels, b.detach(), labels, None)
+        ids = torch.arange(len(x1), device=x1.device) if labels is None else labels
+        seen = census(a.detach(), ids, b.detach(), ids, None)
         similarity = (a * b).sum(1)
         scale = 1 / temperature
-        there = softplus(logsumexp(a, labels, b, labels, scale) - scale * similarity)
-        back = softplus(logsumexp(b, labels, a, labels, scale) - scale * similarity)
+        sums = logsumexp(a, labels, b, labels, Score(scale), both=True)
+        there = softplus(sums.rows - scale * similarity)
+        back = softplus(sums.columns - scale * similarity)
         valid = seen.negatives > 0
         losses = (there + back) / 2
         seen = seen._replace(positives=valid.long(), positive_sum=similarity.detach())
-        stats = _stats(seen, valid, losses, torch.log1p(seen.negatives.to(a.dtype)))
+        stats = similarity_stats(seen, valid, losses, torch.log1p(seen.negatives.to(a.dtype)))
         return reduce(where, losses, valid, reduction), stats
 
 
@@ -251,20 +251,21 @@ def sup_con_with_stats(
     with torch.autocast(embeddings.device.type, enabled=False):
         x = unit_rows(batch.x)
         y = x if ref is None else unit_rows(batch.ref)
-        seen = _census(x, batch.labels, y, batch.ref_labels, batch.offset)
+        seen = census(x, batch.labels, y, batch.ref_labels, batch.offset)
         # every sample an identity of its own: an anchor leaves out itself, and nothing else
-        ids = _own(batch.offset, labels)
-        lse = logsumexp(
+        sums = logsumexp(
             x,
-            ids,
+            None if ref is None else _own(batch.offset, labels),
             None if ref is None else y,
             None if ref is None else torch.arange(len(y), device=y.device),
-            1 / temperature,
-            backend,
+            Score(1 / temperature),
+            backend=backend,
         )
-        losses = lse - seen.positive_sum / seen.positives.clamp(min=1) / temperature
+        losses = sums.rows - seen.positive_sum / seen.positives.clamp(min=1) / temperature
         valid = (seen.positives > 0) & (seen.negatives > 0)
-        stats = _stats(seen, valid, losses, (seen.positives + seen.negatives).to(x.dtype).log())
+        stats = similarity_stats(
+            seen, valid, losses, (seen.positives + seen.negatives).to(x.dtype).log()
+        )
         warn_when_idle(where, stats.valid)
         return reduce(where, losses, valid, reduction), stats
 
@@ -289,46 +290,30 @@ def nt_xent_with_stats(
     with torch.autocast(embeddings.device.type, enabled=False):
         x = unit_rows(batch.x)
         y = x if ref is None else unit_rows(batch.ref)
-        seen = _census(x.detach(), batch.labels, y.detach(), batch.ref_labels, batch.offset)
-        lse = logsumexp(
+        seen = census(x.detach(), batch.labels, y.detach(), batch.ref_labels, batch.offset)
+        score = Score(1 / temperature)
+        sums = logsumexp(
             x,
             batch.labels,
             None if ref is None else y,
             None if ref is None else batch.ref_labels,
-            1 / temperature,
+            score,
+            backend=backend,
+        )
+        losses = softplus_sum(
+            x,
+            batch.labels,
+            None if ref is None else y,
+            None if ref is None else batch.ref_labels,
+            batch.offset,
+            score,
+            sums.rows - score.scale,
             backend,
         )
-        own = _own(batch.offset, labels)
-        losses = softplus_sum(
-            x, batch.labels, y, batch.ref_labels, own, lse, 1 / temperature, backend
-        )
         pairs = torch.where(seen.negatives > 0, seen.positives, 0)
-        stats = _stats(seen, pairs, losses, torch.log1p(seen.negatives.to(x.dtype)))
+        stats = similarity_stats(seen, pairs, losses, torch.log1p(seen.negatives.to(x.dtype)))
         warn_when_idle(where, stats.valid)
         return reduce(where, losses, pairs, reduction), stats
-
-
-class _Census(NamedTuple):
-    # For each anchor: how many positives and negatives, and the sums of their similarities.
-    positives: Tensor
-    negatives: Tensor
-    positive_sum: Tensor
-    negative_sum: Tensor
-
-
-def _census(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | None) -> _Census:
-    # A sum of dot products is the dot product with a sum: O(n·d), no matrix.
-    ordered = y_labels.sort().values
-    first = torch.searchsorted(ordered, labels)
-    members = torch.searchsorted(ordered, labels, right=True) - first
-    sums = y.new_zeros(len(y) + 1, y.shape[1])  # row k: the class whose first place is k
-    sums = sums.index_add(0, torch.searchsorted(ordered, y_labels), y)
-    alike = sums.index_select(0, torch.where(members > 0, first, len(y)))
-    negatives = len(y) - members
-    negative_sum = (x * (y.sum(0) - alike)).detach().sum(1)
-    if offset is not None:
-        alike, members = alike - y[offset : offset + len(x)], members - 1
-    return _Census(members, negatives, (x * alike).sum(1), negative_sum)
 
 
 def _own(offset: int | None, labels: Tensor) -> Tensor:
@@ -336,19 +321,3 @@ def _own(offset: int | None, labels: Tensor) -> Tensor:
     if offset is None:
         return torch.full_like(labels, -1, dtype=torch.int64)
     return torch.arange(offset, offset + len(labels), device=labels.device)
-
-
-def _stats(seen: _Census, terms: Tensor, losses: Tensor, trivial: Tensor) -> Stats:
-    # terms: how many terms of the loss each anchor has
-    count, valid = terms.sum(), terms > 0
-
-    def mean_distance(sums: Tensor, counts: Tensor) -> Tensor:
-        return 1 - torch.where(valid, sums, 0).sum() / torch.where(valid, counts, 0).sum()
-
-    return Stats(
-        valid=count,
-        active=torch.where(losses.detach() > 0, terms, 0).sum() / count,
-        positive_distance=mean_distance(seen.positive_sum.detach(), seen.positives),
-        negative_distance=mean_distance(seen.negative_sum, seen.negatives),
-        trivial=torch.where(valid, terms * trivial, 0).sum() / count,
-    )

@@ -19,11 +19,13 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
     "class_logsumexp": False,
     "draw": True,
     "logsumexp": False,
-    "softplus_sum": False,
+    "positive_sum": False,
     "topk": True,
     "triplet_sum": True,
+    "distance_logsumexp": True,
 }
-_SLOWER = {"class_logsumexp": 16}  # dense references that pay for so many times fewer entries only
+# dense references that pay for so many times fewer entries only
+_SLOWER = {"class_logsumexp": 16, "logsumexp": 16, "positive_sum": 16}
 _default = "auto"
 _TINY = 1 << 19  # entries of all differences up to which the dense reference is the quicker one
 
@@ -92,7 +94,8 @@ def explain(op: str, x: Tensor, y: Tensor | None = None) -> str:
     Args:
         op: "hardest" (batch-hard mining), "beyond" (semi-hard mining), "topk" (the hardest
             negatives), "draw" (distance-weighted mining), "logsumexp" (SupCon,
-            NT-Xent), "softplus_sum" (NT-Xent) or "class_logsumexp" (losses of classes, with
+            NT-Xent, multi-similarity, circle), "positive_sum" (the same but SupCon),
+            "distance_logsumexp" (lifted structure) or "class_logsumexp" (losses of classes, with
             their weight as y).
         x: (n, d) embeddings.
         y: (m, d) embeddings they are compared with, x itself if None.

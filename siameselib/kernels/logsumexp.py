@@ -1,197 +1,401 @@
-r"""Row-wise log-sum-exp of scaled similarities over the columns of other identities.
+r"""Row-wise log-sum-exp, over the columns of other identities, of a function of the similarity.
 
-.. math:: N_i = \log \sum_{j:\; id_j \ne id_i} e^{scale\; x_i \cdot y_j}
+.. math:: N_i = \log \sum_{j:\; id_j \ne id_i} e^{f(s_{ij})}
 
-``reference`` is that line. ``streaming`` sweeps tiles of the matrix and keeps one number a row;
-the gradient takes one more sweep. Where rows and columns are the same unit vectors, the matrix is
+with s_ij the dot product of row i and column j, and f a :class:`Score`. Where rows and columns
+swap roles as well, each column gets its own sum of the same entries.
+
+``reference`` is these lines. ``streaming`` sweeps tiles of the matrix and keeps two numbers a row;
+the gradient takes one more sweep. Where rows and columns are the same vectors, the matrix is
 symmetric: half of it serves, each entry once for its row and once for its column.
 """
 
 import math
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from siameselib.kernels import choose
-from siameselib.kernels.tiles import Tile, same, side, tiles
+from siameselib.kernels.tiles import Side, Tile, leave_out_same, side, tiles
+
+SMALL = 1 << 20  # entries of a matrix that is kept between the sweeps, 4 MiB in float32
+
+
+class Score(NamedTuple):
+    r"""f: :math:`t \mapsto` scale·t, or with a relaxation m, scale·max(0, t + m)·(t - m).
+
+    The gradient takes max(0, t + m) as a constant.
+    """
+
+    scale: float
+    relaxation: float | None = None
+
+    def of(self, t: Tensor) -> Tensor:
+        """Return f(t)."""
+        if self.relaxation is None:
+            return self.scale * t
+        return self.scale * (t.detach() + self.relaxation).relu() * (t - self.relaxation)
+
+
+class Sums(NamedTuple):
+    """What :func:`logsumexp` returns."""
+
+    rows: Tensor
+    """(n,) of each row, -inf for a row with nothing to sum; differentiable."""
+    columns: Tensor
+    """(m,) of each column; empty where not asked for."""
+    largest: Tensor
+    """(n,) the largest f of each row, -inf where there is none; empty where not asked for."""
 
 
 def logsumexp(
     x: Tensor,
-    ids: Tensor,
+    ids: Tensor | None,
     y: Tensor | None,
     y_ids: Tensor | None,
-    scale: float,
+    score: Score,
+    *,
+    floor: Tensor | None = None,
+    both: bool = False,
+    largest: bool = False,
     backend: str = "auto",
-) -> Tensor:
+) -> Sums:
     """Compute N.
 
     Args:
         x: (n, d) rows, of length 1 (or 0) each.
-        ids: (n,) their identities.
+        ids: (n,) their identities; None: row i has identity i, and column i as well.
         y: (m, d) columns, likewise; None for the rows themselves.
-        y_ids: (m,) their identities; None for those of the rows.
-        scale: what the dot products are multiplied by.
+        y_ids: (m,) their identities; None with y or ids.
+        score: f.
+        floor: (n,) what s must exceed to be in the row's sum; for a score without relaxation.
+        both: whether to sum the columns as well; not with a floor.
+        largest: whether to tell the largest f of each row.
         backend: see :func:`siameselib.use_backend`.
 
     Returns:
-        (n,) values, -inf for a row without columns of other identities.
+        The sums.
     """
-    backend = choose("logsumexp", len(x), len(x if y is None else y), 1, backend)
-    if y is None and (backend == "reference" or scale > _plain_limit(x)):
+    problem = (x, ids, y, y_ids, floor, *score, both, largest or floor is not None)
+    m = len(x if y is None else y)
+    if choose("logsumexp", len(x), m, 1, backend) == "reference":
+        return Sums(*reference(*problem))
+    # In eager mode no operators: the first call of one imports all of torch._dynamo.
+    run: Any = _forward if torch.compiler.is_compiling() else _LogSumExp.apply
+    return Sums(*run(*problem))
+
+
+def reference(
+    x: Tensor,
+    ids: Tensor | None,
+    y: Tensor | None,
+    y_ids: Tensor | None,
+    floor: Tensor | None,
+    scale: float,
+    relaxation: float | None,
+    both: bool,
+    largest: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the sums by their definition."""
+    if y is None:
         y, y_ids = x, ids
-    result: Tensor
-    if y is None or y_ids is None:
-        result = _symmetric(x, ids, scale)
-    elif backend == "reference":
-        result = reference(x, ids, y, y_ids, scale)
-    else:
-        result = _rectangular(x, ids, y, y_ids, scale)
-    return result
+    near = x @ y.T
+    if ids is None or y_ids is None:
+        ids = y_ids = torch.arange(len(x), device=x.device)
+    excluded = ids[:, None] == y_ids
+    if floor is not None:
+        excluded |= near <= floor[:, None]
+    scores = Score(scale, relaxation).of(near).masked_fill(excluded, -torch.inf)
+    nothing = x.new_empty(0)
+    top = nothing
+    if largest:
+        top = torch.cat([scores.detach(), x.new_full((len(x), 1), -torch.inf)], 1).amax(1)
+    return scores.logsumexp(1), scores.logsumexp(0) if both else nothing, top
 
 
-def reference(x: Tensor, ids: Tensor, y: Tensor, y_ids: Tensor, scale: float) -> Tensor:
-    """Compute N by the definition."""
-    similarity = (scale * x) @ y.T
-    return similarity.masked_fill(ids[:, None] == y_ids, -torch.inf).logsumexp(1)
+class Running:
+    """The log-sum-exp of each row, or column, of the tiles so far."""
+
+    def __init__(self, like: Tensor, floor: Tensor | None = None) -> None:
+        self.largest = like.new_full(like.shape[:1], -torch.inf)
+        self.total = torch.zeros_like(self.largest)
+        self.floor = floor
+
+    def add(self, at: slice, scores: Tensor, axis: int) -> None:
+        """Take in more entries along an axis."""
+        scores = _above(scores, self.floor, at, axis)
+        before = self.largest[at]
+        after = torch.maximum(before, scores.amax(axis))
+        shift = torch.where(after > -torch.inf, after, 0)
+        shares = torch.sub(scores, shift.unsqueeze(axis)).exp_()
+        self.total[at] = self.total[at] * (before - shift).exp() + shares.sum(axis)
+        self.largest[at] = after
+
+    def result(self) -> Tensor:
+        """Return the log-sum-exp of all that was taken in."""
+        return torch.where(self.total > 0, self.largest, 0) + self.total.log()
 
 
-def _plain_limit(x: Tensor) -> float:
-    # Up to here e^(scale·dot) and sums of it can be taken as they are, in [e^-scale, m·e^scale].
-    return 0.7 * math.log(torch.finfo(x.dtype).max)
+class _Plain(Running):
+    """The same where e^f and its sums can be taken as they are."""
+
+    def add(self, at: slice, scores: Tensor, axis: int) -> None:
+        """Take in more entries, already e^f."""
+        self.total[at] += scores.sum(axis)
+
+    def result(self) -> Tensor:
+        """Return the logarithm of what was taken in."""
+        return self.total.log()
 
 
-@torch.library.custom_op("siameselib::logsumexp_symmetric", mutates_args=())
-def _symmetric(x: Tensor, ids: Tensor, scale: float) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        rows = side(x, ids)
-        total = torch.zeros_like(rows.x[:, 0])
-        for tile, entries in tiles(rows._replace(x=scale * rows.x), rows, upper=True):
-            entries.exp_()
-            entries[:, tile.inside(tile.band)].masked_fill_(same(tile, rows, rows), 0)
-            total[tile.rows] += entries.sum(1)
-            beyond = _beyond(tile)
-            total[beyond] += entries[:, tile.inside(beyond)].sum(0)
-        return rows.back(total.log())
+def _above(scores: Tensor, floor: Tensor | None, at: slice, axis: int) -> Tensor:
+    if floor is None:
+        return scores
+    return scores.masked_fill(scores <= floor[at].unsqueeze(axis), -torch.inf)
 
 
-@torch.library.custom_op("siameselib::logsumexp_symmetric_backward", mutates_args=())
-def _symmetric_backward(
-    gradient: Tensor, x: Tensor, ids: Tensor, scale: float, result: Tensor
-) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        rows = side(x, ids)
-        # d N_i / d s_ij = scale·e^(z_ij - N_i), and s_ij = s_ji is in row j as well
-        weight = scale * gradient * torch.where(result > -torch.inf, (-result).exp(), 0)
-        weight = weight[rows.order]
+class _Sweep:
+    """The sums of one problem, and their gradient; small matrices are kept in between."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        ids: Tensor | None,
+        y: Tensor | None,
+        y_ids: Tensor | None,
+        floor: Tensor | None,
+        scale: float,
+        relaxation: float | None,
+        both: bool,
+        largest: bool,
+    ) -> None:
+        self.rows = side(x, ids)
+        self.columns = self.rows if y is None else side(y, y_ids)
+        self.floor = None if floor is None else self.rows.take(scale * floor)
+        self.symmetric, self.both, self.largest = y is None, both, largest
+        self.relaxation = relaxation
+        # Up to there e^f and sums of it can be taken as they are: f is in [-limit, limit].
+        extent = scale * (1 + (relaxation or 0)) ** 2
+        limit = 0.7 * math.log(torch.finfo(x.dtype).max)
+        self.plain = extent <= limit and not largest
+        # A relaxed score is a product of two factors: each takes the root of the scale.
+        self.root = scale if relaxation is None else math.sqrt(scale)
+        self.kept: list[_Scored] | None = None
+
+    def keep(self) -> None:
+        """Hold a small matrix from the first sweep to the next."""
+        if len(self.rows.x) * len(self.columns.x) <= SMALL:
+            self.kept = list(self._tiles(fresh=True))
+
+    def _tiles(self, fresh: bool = False) -> Iterator["_Scored"]:
+        rows, columns, relaxation = self.rows, self.columns, self.relaxation
+        scaled = rows._replace(x=self.root * rows.x)
+        for tile, t in tiles(scaled, columns, upper=self.symmetric, fresh=fresh):
+            slope = None
+            if relaxation is not None:
+                slope = (t + self.root * relaxation).relu_()
+                t.sub_(self.root * relaxation).mul_(slope)
+            if self.plain:
+                leave_out_same(t.exp_(), tile, rows, columns, 0)
+            else:
+                leave_out_same(t, tile, rows, columns, -torch.inf)
+            turned = tile.columns
+            if self.symmetric:  # only those that no other tile has as rows
+                first = max(turned.start, min(tile.rows.stop, turned.stop))
+                turned = slice(first, turned.stop)
+            yield _Scored(tile, turned, t, slope)
+
+    def tiles(self) -> Iterable["_Scored"]:
+        """Go through the tiles."""
+        return self._tiles() if self.kept is None else self.kept
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sums of rows, of columns, and the largest f."""
+        running = _Plain if self.plain else Running
+        by_row = running(self.rows.x, self.floor)
+        by_column = by_row if self.symmetric else running(self.columns.x)
+        for tile, turned, scores, _ in self.tiles():
+            if (self.symmetric or self.both) and turned.start < turned.stop:
+                by_column.add(turned, scores[:, tile.inside(turned)], 0)
+            by_row.add(tile.rows, scores, 1)
+        nothing = self.rows.x.new_empty(2, 0)
+        return (
+            self.rows.back(by_row.result()),
+            self.columns.back(by_column.result()) if self.both else nothing[0],
+            self.rows.back(by_row.largest) if self.largest else nothing[1].clone(),
+        )
+
+    def backward(
+        self, gradient: Tensor, y_gradient: Tensor, sums: Tensor, y_sums: Tensor, y_too: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradient in x and, empty where y is x, in y."""
+        rows, columns = self.rows, self.columns
+        # d N_i / d s_ij = slope·e^(f - N_i)
+        by_row = _Weights(self, gradient, sums, rows)
+        by_column = None
+        if self.symmetric:  # s_ij = s_ji is in row j as well
+            by_column = by_row
+        elif self.both:
+            by_column = _Weights(self, y_gradient, y_sums, columns)
         dx = torch.zeros_like(rows.x)
-        for tile, entries in tiles(rows._replace(x=scale * rows.x), rows, upper=True):
-            entries.exp_()
-            entries[:, tile.inside(tile.band)].masked_fill_(same(tile, rows, rows), 0)
-            entries *= weight[tile.rows, None] + weight[tile.columns]
-            dx[tile.rows].addmm_(entries, rows.x[tile.columns])
-            beyond = _beyond(tile)
-            dx[beyond].addmm_(entries[:, tile.inside(beyond)].T, rows.x[tile.rows])
-        return rows.back(dx)
+        dy = dx if self.symmetric else torch.zeros_like(columns.x)
+        for tile, turned, scores, slope in self.tiles():
+            weight = by_row.of(scores, tile.rows, 1, by_column, tile.columns)
+            if slope is not None:
+                weight.mul_(slope)
+            dx[tile.rows].addmm_(weight, columns.x[tile.columns])
+            if (self.symmetric or y_too) and turned.start < turned.stop:
+                dy[turned].addmm_(weight[:, tile.inside(turned)].T, rows.x[tile.rows])
+        return rows.back(dx), dx.new_empty(0) if self.symmetric else columns.back(dy)
+
+
+class _Scored(NamedTuple):
+    """A tile, and the columns that get their own sums of it."""
+
+    tile: Tile
+    turned: slice
+    scores: Tensor
+    """f, or e^f where plain; without those that share an id."""
+    slope: Tensor | None
+    """of f, over the root of the scale; None for 1."""
+
+
+class _Weights:
+    """By what the gradient multiplies the shares of each row, or column, in its sum."""
+
+    def __init__(self, sweep: _Sweep, gradient: Tensor, sums: Tensor, some: Side) -> None:
+        self.gradient = some.take(sweep.root * gradient)
+        self.sums = some.take(torch.where(sums > -torch.inf, sums, torch.inf))
+        self.plain = self.gradient * (-self.sums).exp() if sweep.plain else None
+        self.floor = sweep.floor
+
+    def of(
+        self,
+        scores: Tensor,
+        at: slice,
+        axis: int,
+        others: "_Weights | None" = None,
+        columns: slice = slice(0),
+    ) -> Tensor:
+        """Return the weights of a tile, with those of its columns added where they have any."""
+        if self.plain is not None:
+            weight = self.plain[at, None]
+            if others is None or others.plain is None:
+                return scores * weight
+            return (weight + others.plain[columns]).mul_(scores)
+        shares = _above(scores, self.floor, at, axis) - self.sums[at].unsqueeze(axis)
+        shares.exp_().mul_(self.gradient[at].unsqueeze(axis))
+        return shares if others is None else shares.add_(others.of(scores, columns, 0))
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *problem: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(problem[0].device.type, enabled=False):
+            ctx.sweep = sweep = _Sweep(*problem)
+            if any(ctx.needs_input_grad):
+                sweep.keep()
+            sums = sweep.forward()
+        _keep(ctx, problem, sums)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        *_, sums, y_sums = ctx.saved_tensors
+        y_too = ctx.needs_input_grad[2]
+        with torch.autocast(sums.device.type, enabled=False):
+            dx, dy = ctx.sweep.backward(*gradients[:2], sums, y_sums, y_too)
+        return dx, None, dy if y_too else None, *[None] * 6
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:5], *output[:2])
+    ctx.rest = inputs[5:]
+    both = inputs[7]
+    ctx.mark_non_differentiable(*output[2 if both else 1 :])
 
 
 @torch.library.custom_op("siameselib::logsumexp", mutates_args=())
-def _rectangular(x: Tensor, ids: Tensor, y: Tensor, y_ids: Tensor, scale: float) -> Tensor:
+def _forward(
+    x: Tensor,
+    ids: Tensor | None,
+    y: Tensor | None,
+    y_ids: Tensor | None,
+    floor: Tensor | None,
+    scale: float,
+    relaxation: float | None,
+    both: bool,
+    largest: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        rows, columns = side(x, ids), side(y, y_ids)
-        largest = torch.full_like(rows.x[:, 0], -torch.inf)
-        total = torch.zeros_like(largest)
-        for tile, entries in tiles(rows._replace(x=scale * rows.x), columns):
-            band = entries[:, tile.inside(tile.band)]
-            band.masked_fill_(same(tile, rows, columns), -torch.inf)
-            before = largest[tile.rows]
-            after = torch.maximum(before, entries.amax(1))
-            shift = torch.where(after > -torch.inf, after, 0)
-            entries.sub_(shift[:, None]).exp_()
-            total[tile.rows] = total[tile.rows] * (before - shift).exp() + entries.sum(1)
-            largest[tile.rows] = after
-        return rows.back(torch.where(total > 0, largest, 0) + total.log())
+        return _Sweep(x, ids, y, y_ids, floor, scale, relaxation, both, largest).forward()
 
 
 @torch.library.custom_op("siameselib::logsumexp_backward", mutates_args=())
-def _rectangular_backward(
+def _backward(
     gradient: Tensor,
+    y_gradient: Tensor,
     x: Tensor,
-    ids: Tensor,
-    y: Tensor,
-    y_ids: Tensor,
+    ids: Tensor | None,
+    y: Tensor | None,
+    y_ids: Tensor | None,
+    floor: Tensor | None,
+    sums: Tensor,
+    y_sums: Tensor,
     scale: float,
-    result: Tensor,
+    relaxation: float | None,
+    both: bool,
+    largest: bool,
     y_too: bool,
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        rows, columns = side(x, ids), side(y, y_ids)
-        weight = (scale * gradient)[rows.order, None]
-        shift = torch.where(result > -torch.inf, result, torch.inf)[rows.order, None]
-        dx, dy = torch.zeros_like(rows.x), torch.zeros_like(columns.x)
-        for tile, entries in tiles(rows._replace(x=scale * rows.x), columns):
-            entries.sub_(shift[tile.rows]).exp_().mul_(weight[tile.rows])
-            entries[:, tile.inside(tile.band)].masked_fill_(same(tile, rows, columns), 0)
-            dx[tile.rows].addmm_(entries, columns.x[tile.columns])
-            if y_too:
-                dy[tile.columns].addmm_(entries.T, rows.x[tile.rows])
-        return rows.back(dx), columns.back(dy)
+        sweep = _Sweep(x, ids, y, y_ids, floor, scale, relaxation, both, largest)
+        return sweep.backward(gradient, y_gradient, sums, y_sums, y_too)
 
 
-def _beyond(tile: Tile) -> slice:
-    # The columns of a tile behind the rows' own square: those below the diagonal are left out.
-    first = max(tile.columns.start, min(tile.rows.stop, tile.columns.stop))
-    return slice(first, tile.columns.stop)
+@_forward.register_fake
+def _(
+    x: Tensor,
+    ids: Tensor | None,
+    y: Tensor | None,
+    y_ids: Tensor | None,
+    floor: Tensor | None,
+    scale: float,
+    relaxation: float | None,
+    both: bool,
+    largest: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    columns = len(x if y is None else y)
+    n = len(x)
+    return x.new_empty(n), x.new_empty(columns if both else 0), x.new_empty(n if largest else 0)
 
 
-@_symmetric.register_fake
-def _(x: Tensor, ids: Tensor, scale: float) -> Tensor:
-    return x.new_empty(x.shape[:1])
-
-
-@_symmetric_backward.register_fake
-def _(gradient: Tensor, x: Tensor, ids: Tensor, scale: float, result: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@_rectangular.register_fake
-def _(x: Tensor, ids: Tensor, y: Tensor, y_ids: Tensor, scale: float) -> Tensor:
-    return x.new_empty(x.shape[:1])
-
-
-@_rectangular_backward.register_fake
+@_backward.register_fake
 def _(
     gradient: Tensor,
+    y_gradient: Tensor,
     x: Tensor,
-    ids: Tensor,
-    y: Tensor,
-    y_ids: Tensor,
+    ids: Tensor | None,
+    y: Tensor | None,
+    y_ids: Tensor | None,
+    floor: Tensor | None,
+    sums: Tensor,
+    y_sums: Tensor,
     scale: float,
-    result: Tensor,
+    relaxation: float | None,
+    both: bool,
+    largest: bool,
     y_too: bool,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(y)
+    return torch.empty_like(x), x.new_empty(0) if y is None else torch.empty_like(y)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, output)
-
-
-def _differentiate_symmetric(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    x, ids, result = ctx.saved_tensors
-    return _symmetric_backward(gradient, x, ids, ctx.scale, result), None, None
-
-
-def _differentiate_rectangular(
-    ctx: Any, gradient: Tensor
-) -> tuple[Tensor, None, Tensor | None, None, None]:
-    x, ids, y, y_ids, result = ctx.saved_tensors
+def _differentiate(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     y_too = ctx.needs_input_grad[2]
-    dx, dy = _rectangular_backward(gradient, x, ids, y, y_ids, ctx.scale, result, y_too)
-    return dx, None, dy if y_too else None, None, None
+    dx, dy = _backward(*gradients[:2], *ctx.saved_tensors, *ctx.rest, y_too)
+    return dx, None, dy if y_too else None, *[None] * 6
 
 
-_symmetric.register_autograd(_differentiate_symmetric, setup_context=_save)
-_rectangular.register_autograd(_differentiate_rectangular, setup_context=_save)
+_forward.register_autograd(_differentiate, setup_context=_keep)

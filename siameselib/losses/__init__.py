@@ -17,6 +17,11 @@ from siameselib.losses.classes import (
     ProxyAnchorLoss,
     ProxyNCALoss,
 )
+from siameselib.losses.pair_weighting import (
+    CircleLoss,
+    LiftedStructureLoss,
+    MultiSimilarityLoss,
+)
 from siameselib.losses.pairs import BCEPairLoss, ContrastiveLoss
 from siameselib.losses.softmax import InfoNCELoss, NTXentLoss, SupConLoss
 from siameselib.losses.triplets import TripletLoss
@@ -26,9 +31,12 @@ __all__ = [
     "BCEPairLoss",
     "BatchAllTripletLoss",
     "BatchHardTripletLoss",
+    "CircleLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
     "InfoNCELoss",
+    "LiftedStructureLoss",
+    "MultiSimilarityLoss",
     "NTXentLoss",
     "NormalizedSoftmaxLoss",
     "ProxyAnchorLoss",
