@@ -12,8 +12,9 @@ from siameselib.kernels import bands as bands_file
 from siameselib.kernels import logsumexp as lse_file
 from siameselib.kernels import positive_sum as positive_file
 from siameselib.kernels import tiles as tiles_file
-from siameselib.kernels.logsumexp import Score, logsumexp
+from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import farthest_positive, positive_logsumexp, softplus_sum
+from siameselib.kernels.score import Score
 
 
 @pytest.fixture(params=["cpu", "as on a device"])

@@ -25,6 +25,9 @@ MAKE = {
     "batch-all loss, window": lambda **k: sl.BatchAllTripletLoss(window="semi-hard", **k),
     "SupCon": sl.SupConLoss,
     "NT-Xent": sl.NTXentLoss,
+    "multi-similarity loss": sl.MultiSimilarityLoss,
+    "multi-similarity loss, all pairs": lambda **k: sl.MultiSimilarityLoss(epsilon=None, **k),
+    "circle": sl.CircleLoss,
 }
 
 

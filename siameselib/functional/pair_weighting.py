@@ -9,8 +9,9 @@ from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import unit_rows
 from siameselib.functional.reduction import REDUCTIONS, reduce, softplus
 from siameselib.functional.stats import Stats
-from siameselib.kernels.logsumexp import Score, logsumexp
+from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import farthest_positive, positive_logsumexp
+from siameselib.kernels.score import Score
 
 
 def multi_similarity_loss(

@@ -9,8 +9,9 @@ from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import at_least_float32, unit_rows
 from siameselib.functional.reduction import reduce, softplus
 from siameselib.functional.stats import Stats
-from siameselib.kernels.logsumexp import Score, logsumexp
+from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import softplus_sum
+from siameselib.kernels.score import Score
 
 REDUCTIONS = ("mean", "sum", "none")  # a softmax loss is never 0: all of its terms are active
 

@@ -18,25 +18,10 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import choose
+from siameselib.kernels.score import Score
 from siameselib.kernels.tiles import Side, Tile, leave_out_same, side, tiles
 
 SMALL = 1 << 20  # entries of a matrix that is kept between the sweeps, 4 MiB in float32
-
-
-class Score(NamedTuple):
-    r"""f: :math:`t \mapsto` scale·t, or with a relaxation m, scale·max(0, t + m)·(t - m).
-
-    The gradient takes max(0, t + m) as a constant.
-    """
-
-    scale: float
-    relaxation: float | None = None
-
-    def of(self, t: Tensor) -> Tensor:
-        """Return f(t)."""
-        if self.relaxation is None:
-            return self.scale * t
-        return self.scale * (t.detach() + self.relaxation).relu() * (t - self.relaxation)
 
 
 class Sums(NamedTuple):
@@ -241,8 +226,9 @@ class _Sweep:
             by_column = _Weights(self, y_gradient, y_sums, columns)
         dx = torch.zeros_like(rows.x)
         dy = dx if self.symmetric else torch.zeros_like(columns.x)
-        for tile, turned, scores, slope in self.tiles():
-            weight = by_row.of(scores, tile.rows, 1, by_column, tile.columns)
+        for scored in self.tiles():
+            tile, turned, _, slope = scored
+            weight = _weights(scored, by_row, by_column)
             if slope is not None:
                 weight.mul_(slope)
             dx[tile.rows].addmm_(weight, columns.x[tile.columns])
@@ -271,23 +257,22 @@ class _Weights:
         self.plain = self.gradient * (-self.sums).exp() if sweep.plain else None
         self.floor = sweep.floor
 
-    def of(
-        self,
-        scores: Tensor,
-        at: slice,
-        axis: int,
-        others: "_Weights | None" = None,
-        columns: slice = slice(0),
-    ) -> Tensor:
-        """Return the weights of a tile, with those of its columns added where they have any."""
-        if self.plain is not None:
-            weight = self.plain[at, None]
-            if others is None or others.plain is None:
-                return scores * weight
-            return (weight + others.plain[columns]).mul_(scores)
+    def of(self, scores: Tensor, at: slice, axis: int) -> Tensor:
+        """Return the weights of a tile."""
         shares = _above(scores, self.floor, at, axis) - self.sums[at].unsqueeze(axis)
-        shares.exp_().mul_(self.gradient[at].unsqueeze(axis))
-        return shares if others is None else shares.add_(others.of(scores, columns, 0))
+        return shares.exp_().mul_(self.gradient[at].unsqueeze(axis))
+
+
+def _weights(scored: "_Scored", by_row: _Weights, by_column: _Weights | None) -> Tensor:
+    # In both roles: of rows and, where they have sums, of columns.
+    (rows, columns, _), scores = scored.tile, scored.scores
+    if by_row.plain is not None:
+        weight = by_row.plain[rows, None]
+        if by_column is None or by_column.plain is None:
+            return scores * weight
+        return (weight + by_column.plain[columns]).mul_(scores)
+    weight = by_row.of(scores, rows, 1)
+    return weight if by_column is None else weight.add_(by_column.of(scores, columns, 0))
 
 
 class _LogSumExp(torch.autograd.Function):

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from siameselib.kernels import choose
 from siameselib.kernels.bands import Bands, bands
-from siameselib.kernels.logsumexp import SMALL, Score
+from siameselib.kernels.logsumexp import SMALL
+from siameselib.kernels.score import Score
 from siameselib.kernels.tiles import side
 
 
