@@ -42,12 +42,13 @@ OPTIONAL = {
     "matplotlib",
     "onnx",
     "onnxruntime",
+    "onnxscript",
     "safetensors",
     "sklearn",
     "tqdm",
     "umap",
 }
-HEAVY = [*sorted(OPTIONAL), "onnxscript", "scipy", "triton", "torchvision", "pandas"]
+HEAVY = [*sorted(OPTIONAL), "scipy", "triton", "torchvision", "pandas"]
 
 
 def module_of(path):

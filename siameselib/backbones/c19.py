@@ -104,7 +104,7 @@ class C19(nn.Module):
         if isinstance(images, Tensor) and images.ndim == 4 and _fits(*images.shape[1:]):
             hint = f" (for these pass image_size={images.shape[2]} to C19)"
         check_images("C19", images, self.image_size, hint)
-        if len(images) < 2 and self.layers[-1].training:
+        if self.layers[-1].training and len(images) < 2:
             expected = "number at least 2 in training mode, where BatchNorm needs a batch"
             raise _check.refuse("C19", "images", expected, len(images))
 
