@@ -122,6 +122,8 @@ def test_every_loss_trains_and_reports(run, options):
     assert result["protocol"] == "lfw-view-1"
     assert result["n_pairs"] == 54
     assert 0 <= result["auc"] <= 1
+    accuracy = result["rates"]["accuracy"]
+    assert accuracy["low"] <= result["accuracy"] <= accuracy["high"]
     assert result["tar_at_far"]["0.01"]["text"].startswith("not measurable")
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in history] == [1, 2]

@@ -138,9 +138,12 @@ def run(args: argparse.Namespace, packed: Images, protocol: Protocol, out: Path)
 def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[str, Any]:
     """Fit the threshold on validation pairs, judge on the test pairs, save and draw."""
     scores, *_ = score(verifier, images, task.validation)
-    verifier.fit(scores, task.validation.same, protocol=protocol.name, pairs=len(scores))
+    who = task.labels[task.validation.i], task.labels[task.validation.j]
+    fitted_on = {"protocol": protocol.name, "pairs": len(scores)}
+    verifier.fit(scores, task.validation.same, identities=who, **fitted_on)
     scores, embeddings, rows = score(verifier, images, task.test)
-    found = verify_pairs(scores, task.test.same, threshold=verifier.threshold)
+    who = task.labels[task.test.i], task.labels[task.test.j]
+    found = verify_pairs(scores, task.test.same, threshold=verifier.threshold, identities=who)
     seconds = sum(line["seconds"] for line in history)
     result = {
         "protocol": protocol.name,
