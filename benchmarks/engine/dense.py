@@ -80,3 +80,44 @@ def nt_xent(x: Tensor, labels: Tensor) -> Tensor:
     z = x @ x.T / TEMPERATURE
     lse = z.masked_fill(~negative, -torch.inf).logsumexp(1, keepdim=True)
     return F.softplus(lse - z)[positive].mean()
+
+
+def contrastive(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the positive distances plus mean of the hinges below 1 of the negative ones."""
+    positive, negative = _masks(labels)
+    d = _distances(x)
+    pull, push = d * positive, F.relu(1 - d) * negative
+    return sum(t.sum() / (t > 0).sum().clamp(min=1) for t in (pull, push))
+
+
+def multi_similarity(x: Tensor, labels: Tensor) -> Tensor:
+    """Soft maxima of the positives below and of the negatives above 0.5, no mining."""
+    positive, negative = _masks(labels)
+    x = F.normalize(x)
+    s = x @ x.T - 0.5
+    pull = F.softplus((-2 * s).masked_fill(~positive, -torch.inf).logsumexp(1)) / 2
+    push = F.softplus((50 * s).masked_fill(~negative, -torch.inf).logsumexp(1)) / 50
+    return (pull + push).mean()
+
+
+def circle(x: Tensor, labels: Tensor) -> Tensor:
+    """Self-paced weights, held constant in the gradient; margin 0.25, gamma 64."""
+    positive, negative = _masks(labels)
+    x = F.normalize(x)
+    s = x @ x.T
+    pull = -F.relu(1.25 - s).detach() * (s - 0.75)
+    push = F.relu(s + 0.25).detach() * (s - 0.25)
+    both = [
+        (64 * z).masked_fill(~mask, -torch.inf).logsumexp(1)
+        for z, mask in ((pull, positive), (push, negative))
+    ]
+    return F.softplus(both[0] + both[1]).mean()
+
+
+def lifted_structure(x: Tensor, labels: Tensor) -> Tensor:
+    """A smooth farthest positive against a smooth nearest negative, hinged."""
+    positive, negative = _masks(labels)
+    d = _distances(x)
+    far = d.masked_fill(~positive, -torch.inf).logsumexp(1)
+    near = (1 - d).masked_fill(~negative, -torch.inf).logsumexp(1)
+    return F.relu(far + near).mean()

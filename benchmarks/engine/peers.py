@@ -53,7 +53,7 @@ def gemm(x: Tensor, labels: Tensor) -> Tensor:
 def _pml(loss: str, miner: str | None = None, **keywords: Any) -> Loss:
     from pytorch_metric_learning import distances, losses, miners, reducers
 
-    if loss in {"TripletMarginLoss", "ContrastiveLoss"}:
+    if loss in {"TripletMarginLoss", "ContrastiveLoss", "GeneralizedLiftedStructureLoss"}:
         keywords["distance"] = distances.LpDistance(normalize_embeddings=False)
     if keywords.pop("mean", False):
         keywords["reducer"] = reducers.MeanReducer()
@@ -115,5 +115,20 @@ CASES = {
         lambda: sl.NTXentLoss(temperature=TEMPERATURE),
         dense.nt_xent,
         lambda: _pml("NTXentLoss", temperature=TEMPERATURE),
+    ),
+    "multi-similarity": Case(
+        lambda: sl.MultiSimilarityLoss(epsilon=None),
+        dense.multi_similarity,
+        lambda: _pml("MultiSimilarityLoss", alpha=2, beta=50, base=0.5),
+    ),
+    "circle": Case(
+        lambda: sl.CircleLoss(margin=0.25, gamma=64.0),
+        dense.circle,
+        lambda: _pml("CircleLoss", m=0.25, gamma=64),
+    ),
+    "lifted structure": Case(
+        lambda: sl.LiftedStructureLoss(margin=1.0),
+        dense.lifted_structure,
+        lambda: _pml("GeneralizedLiftedStructureLoss", neg_margin=1, pos_margin=0),
     ),
 }
