@@ -18,6 +18,8 @@ from siameselib.kernels import explain, use_backend
 from siameselib.losses import (
     ArcFaceLoss,
     BatchAllTripletLoss,
+    BatchBCEPairLoss,
+    BatchContrastiveLoss,
     BatchHardTripletLoss,
     BCEPairLoss,
     CircleLoss,
@@ -57,6 +59,8 @@ __all__ = [
     "ArcFaceLoss",
     "BCEPairLoss",
     "BatchAllTripletLoss",
+    "BatchBCEPairLoss",
+    "BatchContrastiveLoss",
     "BatchHardMiner",
     "BatchHardTripletLoss",
     "CircleLoss",

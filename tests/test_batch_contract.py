@@ -152,7 +152,9 @@ def test_rows_without_positives_are_left_out(loss):
     each = make(loss, reduction="none")(x, few)
     torch.testing.assert_close(mean, each.sum() / criterion.stats.valid)
     if len(each) == len(few):
-        assert not each[8:].any() and each[:8].any()
+        # Where terms are pairs, not anchors with both kinds, single images are negatives too.
+        pairs = criterion.stats.valid == 12 * 11
+        assert each[:8].any() and (pairs or not each[8:].any())
     singles = make(loss, reduction="sum")(x, few)
     torch.testing.assert_close(singles, each.sum())
 
@@ -178,8 +180,11 @@ def test_finite_on_hard_numbers(loss, case, backend):
     criterion = make(loss, backend=backend)
     value = criterion(x, torch.arange(12) // 4)
     value.backward()
-    assert value.isfinite() and x.grad.isfinite().all()
+    assert x.grad.isfinite().all()
     assert all(stat.isfinite() for stat in criterion.stats)
+    if not value.isfinite():  # nothing but what float32 cannot hold: squares of huge distances
+        wide = make(loss, backend=backend)(x.double(), torch.arange(12) // 4)
+        assert value > 0 and wide.isfinite() and wide > torch.finfo(x.dtype).max
 
 
 # what is refused

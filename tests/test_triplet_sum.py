@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import siameselib as sl
 from siameselib.functional import batch_all_triplet_loss, unit_rows
-from siameselib.kernels import sweep, thresholds, triplet_sum
+from siameselib.kernels import sweep, thresholds, triplet_sum, wide
 
 KINDS = {"hinge": {}, "window": {"window": "semi-hard"}, "soft": {"soft": True}}
 
@@ -59,7 +59,7 @@ def small_tiles(monkeypatch):
     """Tiles and blocks small enough for a batch to have several."""
     monkeypatch.setattr(sweep, "_HEIGHT", 64)
     monkeypatch.setattr(sweep, "_WIDTH", 128)
-    monkeypatch.setattr(thresholds, "_BLOCK", 1 << 10)
+    monkeypatch.setattr(wide, "_BLOCK", 1 << 10)
     monkeypatch.setattr(thresholds, "_LINES", 1 << 8)
     monkeypatch.setattr(sweep, "DIFFERENCES", 1 << 8)
 
@@ -351,7 +351,7 @@ def test_operators_are_well_formed():
     torch.library.opcheck(
         torch.ops.siameselib.triplet_sum.default, (fixed, fixed + 1, *problem, None, True)
     )
-    arguments = (torch.tensor(1.0), x, fixed, None, fixed)
+    arguments = (torch.tensor(1.0), [x], [fixed])
     torch.library.opcheck(torch.ops.siameselib.given.default, arguments)
 
 

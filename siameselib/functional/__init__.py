@@ -1,6 +1,11 @@
 """The mathematics: pure functions, tensors in, tensors out."""
 
 from siameselib.functional.all_triplets import batch_all_triplet_loss
+from siameselib.functional.batch_pairs import (
+    batch_bce_pair_loss,
+    batch_contrastive_loss,
+    pair_loss,
+)
 from siameselib.functional.batch_triplets import (
     batch_hard_triplet_loss,
     semi_hard_triplet_loss,
@@ -33,6 +38,8 @@ __all__ = [
     "Triplets",
     "arc_face_loss",
     "batch_all_triplet_loss",
+    "batch_bce_pair_loss",
+    "batch_contrastive_loss",
     "batch_hard_triplet_loss",
     "bce_pair_loss",
     "circle_loss",
@@ -50,6 +57,7 @@ __all__ = [
     "multi_similarity_loss",
     "normalized_softmax_loss",
     "nt_xent_loss",
+    "pair_loss",
     "paired_distance",
     "proxy_anchor_loss",
     "proxy_nca_loss",

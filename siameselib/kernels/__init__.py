@@ -19,6 +19,7 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
     "class_logsumexp": False,
     "draw": True,
     "logsumexp": False,
+    "pair_sum": True,
     "positive_sum": False,
     "topk": True,
     "triplet_sum": True,
@@ -95,8 +96,8 @@ def explain(op: str, x: Tensor, y: Tensor | None = None) -> str:
         op: "hardest" (batch-hard mining), "beyond" (semi-hard mining), "topk" (the hardest
             negatives), "draw" (distance-weighted mining), "logsumexp" (SupCon,
             NT-Xent, multi-similarity, circle), "positive_sum" (the same but SupCon),
-            "distance_logsumexp" (lifted structure) or "class_logsumexp" (losses of classes, with
-            their weight as y).
+            "distance_logsumexp" (lifted structure), "pair_sum" (all pairs), "triplet_sum" (all
+            triplets) or "class_logsumexp" (losses of classes, with their weight as y).
         x: (n, d) embeddings.
         y: (m, d) embeddings they are compared with, x itself if None.
 

@@ -79,6 +79,14 @@ class Grouped(NamedTuple):
         columns = torch.arange(first, last, device=self.start.device)
         return (columns >= self.start[rows, None]) & (columns < self.end[rows, None])
 
+    def left_out(self, rows: slice, columns: slice, positives: bool) -> Tensor:
+        """Say which pairs are not of different identities, or not positives."""
+        same = self.same(rows, columns.start, columns.stop)
+        if not positives:
+            return same
+        numbers = torch.arange(columns.start, columns.stop, device=same.device)
+        return ~same | (numbers == self.own[rows, None])
+
 
 def group(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | None) -> Grouped:
     """Bring both sides into label order, once if y is x; equal labels keep their order."""

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siameselib.kernels.blocks import LANE, Grouped, factor_rounding, squared
+from siameselib.kernels.blocks import Grouped, factor_rounding, squared
 
-_HEIGHT, _WIDTH = 256, 4096  # of a tile, in whole lanes: it stays in cache
+_HEIGHT, _WIDTH = 256, 2048  # of a tile: it stays in cache
 _CLOSE = 5e-3  # squared distance over squared norm below which the difference is taken
 DIFFERENCES = 1 << 17  # entries in one batch of direct differences
 
@@ -44,6 +44,16 @@ class Metric(NamedTuple):
             return distance
         return torch.where((x == 0).all(-1) | (y == 0).all(-1), 1, distance)
 
+    def dense(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return all distances, differentiable, by direct differences of everything at once."""
+        square = (x[:, None] - y).square().sum(-1)
+        if self.name == "euclidean":
+            return torch.where(square == 0, 1, square).sqrt() * (square != 0)
+        if self.name == "cosine":
+            zero = (x == 0).all(1)[:, None] | (y == 0).all(1)
+            return torch.where(zero, 1, square / 2)
+        return square
+
     def lift(self, x: Tensor) -> Tensor:
         """Return what the squared distances from these rows have to be raised by: zero rows."""
         zero = (x == 0).all(-1) if self.name == "cosine" else torch.zeros_like(x[..., 0]).bool()
@@ -63,128 +73,53 @@ class Tile(NamedTuple):
     columns: slice
     mirror: slice
     """The columns, counted from the tile's first, whose mirror images are in no other tile."""
+    left_out: Tensor | None
+    """(rows, columns): the pairs that the sweep is not about, None if it is about all of them."""
     distance: Tensor
-    """(rows, columns): the distances, ``Sweep.far`` between rows of one identity."""
+    """(rows, columns): the distances, ``Sweep.far`` where left out."""
     row: Tensor
     column: Tensor
     """Which entries come from direct differences."""
 
+    def mirrored(self) -> slice:
+        """The mirror columns, counted from the first of all."""
+        return slice(self.columns.start + self.mirror.start, self.columns.start + self.mirror.stop)
 
-class Sweep:
-    """The distances between rows and columns of different identities.
+
+class Listed:
+    """The distances of listed pairs, and the gradient of what is summed over them.
 
     Args:
         grouped: rows and columns, in label order.
         metric: of the distances.
-        gradient: whether :meth:`pull` will be used.
+        gradient: whether anything will be pulled.
     """
 
     def __init__(self, grouped: Grouped, metric: Metric, gradient: bool = True) -> None:
         x, y = grouped.x, grouped.y
         self.grouped, self.metric, self.symmetric = grouped, metric, y is x
-        self.far = (torch.finfo(x.dtype).max / 4) ** 0.5
-        centre = y.mean(0)
-        self._y = x.new_zeros(-len(y) // LANE * -LANE, x.shape[1])
-        torch.sub(y, centre, out=self._y[: len(y)])
-        self._x = self._y[: len(x)] if self.symmetric else x - centre
-        self.x_square = self._x.square().sum(1) + metric.lift(x)
-        self.y_square = self.x_square
-        if not self.symmetric:
-            self.y_square = self._y[: len(y)].square().sum(1) + metric.lift(y)
-        rounding = factor_rounding(x)
-        self.close = max(_CLOSE, 16 * rounding)
-        self.unit = torch.finfo(x.dtype).eps / 2 + rounding / 4
-        self._left = torch.cat([-2 * self._x, self.x_square[:, None], x.new_ones(len(x), 1)], 1)
-        self._right = x.new_zeros(len(self._y), x.shape[1] + 2)
-        self._right[:, :-2] = self._y
-        self._right[: len(y), -2] = 1
-        self._right[: len(y), -1] = self.y_square
-        self._right[len(y) :, -1] = self.far**2
-        self.dy = torch.zeros_like(self._y if gradient else self._y[:0])
-        self.dx = torch.zeros_like(x if gradient else x[:0])
-        if self.symmetric:
-            self.dx = self.dy[: len(x)]
-        self.x_sum, self.y_sum = x.new_zeros(len(x)), x.new_zeros(len(y))
+        self.dy = torch.zeros_like(y if gradient else y[:0])
+        self.dx = self.dy if self.symmetric else torch.zeros_like(x if gradient else x[:0])
 
-    def tile_size(self) -> int:
-        """Return the most entries that a tile has."""
-        return min(_HEIGHT, len(self._x)) * min(_WIDTH, len(self._y))
+    def distances(self, row: Tensor, column: Tensor) -> Tensor:
+        """Return the distances of listed pairs, by direct difference."""
+        x, y = self.grouped.x, self.grouped.y
+        result = x.new_empty(len(row))
+        step = max(1, DIFFERENCES // x.shape[1])
+        for first in range(0, len(row), step):
+            some = slice(first, first + step)
+            pairs = x.index_select(0, row[some]), y.index_select(0, column[some])
+            result[some] = self.metric.between(*pairs)
+        return result
 
-    def tiles(self) -> Iterator[Tile]:
-        """Go through the tiles; each is written into the memory of the one before."""
-        grouped, n, m = self.grouped, len(self._x), len(self.grouped.y)
-        edges = torch.arange(0, n, _HEIGHT), torch.arange(_HEIGHT, n + _HEIGHT, _HEIGHT) - 1
-        lows = grouped.start[edges[0]].tolist()
-        highs = grouped.end[edges[1].clamp(max=n - 1)].tolist()
-        width = min(_WIDTH, len(self._y))
-        memory = self._x.new_empty(self.tile_size())
-        for low, high, top in zip(lows, highs, range(0, n, _HEIGHT), strict=True):
-            rows = slice(top, min(top + _HEIGHT, n))
-            for left in range(top if self.symmetric else 0, len(self._y), width):
-                columns = slice(left, min(left + width, len(self._y)))
-                shape = rows.stop - top, columns.stop - left
-                square = memory[: shape[0] * shape[1]].view(shape)
-                torch.mm(self._left[rows], self._right[columns].T, out=square)
-                band = slice(*(min(max(edge - left, 0), shape[1]) for edge in (low, high)))
-                pure = min(m - left, shape[1])
-                mirror = slice(max(rows.stop - left, 0) if self.symmetric else pure, pure)
-                yield self._finished(square, rows, columns, band, mirror, pure)
-
-    def _finished(
+    def pull_listed(
         self,
-        square: Tensor,
-        rows: slice,
-        columns: slice,
-        band: slice,
-        mirror: slice,
-        pure: int,
-    ) -> Tile:
-        left = columns.start
-        same = self.grouped.same(rows, left + band.start, left + band.stop)
-        square[:, band] = torch.where(same, self.far**2, square[:, band])
-        bound = self.close * self.x_square[rows]
-        lanes = square.view(len(square), -1, LANE)
-        row, lane = (lanes.amin(-1) <= bound[:, None]).nonzero(as_tuple=True)
-        hit, column = (lanes[row, lane] <= bound[row, None]).nonzero(as_tuple=True)
-        row, column = row[hit], lane[hit] * LANE + column
-        distance = self.metric.of(square)
-        distance[row, column] = self.distances(row + rows.start, column + left)
-        sums = distance[:, band.stop : pure].sum(1)
-        sums += distance[:, : min(band.start, pure)].sum(1)
-        others = torch.where(same, 0, distance[:, band])
-        self.x_sum[rows] += sums + others.sum(1)
-        sums = distance[:, :pure].sum(0)
-        sums[band] = others.sum(0)
-        self.y_sum[left + mirror.start : left + mirror.stop] += sums[mirror]
-        return Tile(rows, columns, mirror, distance, row, column)
-
-    def pull(self, tile: Tile, weight: Tensor) -> None:
-        """Add the gradient of the sum of weight times distance over a tile.
-
-        Args:
-            tile: the tile.
-            weight: (rows, columns) 0 between rows of one identity; used up.
-        """
-        row, column = tile.row, tile.column
-        if len(row):
-            self.pull_listed(
-                row + tile.rows.start,
-                column + tile.columns.start,
-                tile.distance[row, column],
-                weight[row, column],
-            )
-            weight[row, column] = 0
-            tile.distance[row, column] = self.far
-        if self.metric.name == "euclidean":
-            weight.div_(tile.distance)
-        elif self.metric.name == "sqeuclidean":
-            weight.mul_(2)
-        x, y = self._x[tile.rows], self._y[tile.columns]
-        dx, dy = self.dx[tile.rows], self.dy[tile.columns]
-        dx.addcmul_(weight.sum(1)[:, None], x).addmm_(weight, y, alpha=-1)
-        dy.addcmul_(weight.sum(0)[:, None], y).addmm_(weight.T, x, alpha=-1)
-
-    def pull_listed(self, row: Tensor, column: Tensor, distance: Tensor, weight: Tensor) -> None:
+        row: Tensor,
+        column: Tensor,
+        distance: Tensor,
+        weight: Tensor,
+        only_row: Tensor | None = None,
+    ) -> None:
         """Add the gradient of the sum of weight times distance over listed pairs, one a entry.
 
         Args:
@@ -192,29 +127,18 @@ class Sweep:
             column: (k,) and which column,
             distance: (k,) are how far apart;
             weight: (k,) with this derivative.
+            only_row: (k,) where not to pull at the column; None for nowhere.
         """
-        factor = (weight * self.metric.slope(distance))[:, None]
-        step = max(1, DIFFERENCES // self._x.shape[1])
+        factor = torch.where(distance == 0, 0, weight * self.metric.slope(distance))[:, None]
+        step = max(1, DIFFERENCES // self.grouped.x.shape[1])
         for first in range(0, len(row), step):
             some = slice(first, first + step)
-            x, y = self.grouped.x[row[some]], self.grouped.y[column[some]]
-            pull = factor[some] * (x - y)
+            x = self.grouped.x.index_select(0, row[some])
+            pull = x.sub_(self.grouped.y.index_select(0, column[some])).mul_(factor[some])
             self.dx.index_add_(0, row[some], pull)
+            if only_row is not None:
+                pull.masked_fill_(only_row[some, None], 0)
             self.dy.index_add_(0, column[some], pull, alpha=-1)
-
-    def distances(self, row: Tensor, column: Tensor) -> Tensor:
-        """Return the distances of listed pairs, by direct difference."""
-        result = self._x.new_empty(len(row))
-        step = max(1, DIFFERENCES // self._x.shape[1])
-        for first in range(0, len(row), step):
-            some = slice(first, first + step)
-            x, y = self.grouped.x[row[some]], self.grouped.y[column[some]]
-            result[some] = self.metric.between(x, y)
-        return result
-
-    def sums(self) -> Tensor:
-        """Return the sum of each row's distances, after all tiles."""
-        return self.x_sum + self.y_sum if self.symmetric else self.x_sum
 
     def turn(self) -> None:
         """Change the sign of the gradient pulled so far."""
@@ -231,5 +155,150 @@ class Sweep:
         dx[self.grouped.rows[: len(dx)]] = self.dx
         if not self.symmetric and len(self.dy):
             dy = torch.empty_like(self.grouped.y)
-            dy[self.grouped.columns] = self.dy[: len(dy)]
+            dy[self.grouped.columns] = self.dy
         return dx, dy
+
+
+class Sweep(Listed):
+    """The distances between rows and columns of different identities, or of one.
+
+    Args:
+        grouped: rows and columns, in label order.
+        metric: of the distances.
+        gradient: whether :meth:`pull` will be used.
+        positives: the pairs of one identity, no row with itself, in place of the others.
+    """
+
+    def __init__(
+        self, grouped: Grouped, metric: Metric, gradient: bool = True, *, positives: bool = False
+    ) -> None:
+        super().__init__(grouped, metric, gradient)
+        x, y = grouped.x, grouped.y
+        self.positives = positives
+        self.far = (torch.finfo(x.dtype).max / 4) ** 0.5
+        self._x, self._y = _centred(grouped, positives)
+        self.x_square = self._x.square().sum(1) + metric.lift(x)
+        self.y_square = self.x_square
+        if not self.symmetric:
+            self.y_square = self._y.square().sum(1) + metric.lift(y)
+        rounding = factor_rounding(x)
+        self.close = max(_CLOSE, 16 * rounding)
+        self.unit = torch.finfo(x.dtype).eps / 2 + rounding / 4
+        ones = torch.ones_like
+        self._left = torch.cat([-2 * self._x, self.x_square[:, None], ones(x[:, :1])], 1)
+        self._right = torch.cat([self._y, ones(y[:, :1]), self.y_square[:, None]], 1)
+        self._sums = x.new_zeros(len(x))
+
+    def tile_size(self) -> int:
+        """Return the most entries that a tile has."""
+        return min(_HEIGHT, len(self._x)) * min(_WIDTH, len(self._y))
+
+    def tiles(self) -> Iterator[Tile]:
+        """Go through the tiles; each is written into the memory of the one before."""
+        n = len(self._x)
+        tops = range(0, n, _HEIGHT)
+        lows = self.grouped.start[::_HEIGHT].tolist()
+        highs = self.grouped.end[[min(top + _HEIGHT, n) - 1 for top in tops]].tolist()
+        memory = self._x.new_empty(self.tile_size())
+        for top, low, high in zip(tops, lows, highs, strict=True):
+            rows = slice(top, min(top + _HEIGHT, n))
+            for first, last, mixed in self._ranges(top, low, high):
+                for left in range(first, last, _WIDTH):
+                    columns = slice(left, min(left + _WIDTH, last))
+                    yield self._tile(memory, rows, columns, mixed)
+
+    def _ranges(self, top: int, low: int, high: int) -> Iterator[tuple[int, int, bool]]:
+        """Yield ranges of columns, and whether they share labels with a block of rows."""
+        if not self.symmetric and not self.positives:
+            yield 0, low, False
+        yield top if self.symmetric else low, high, True
+        if not self.positives:
+            yield high, len(self._y), False
+
+    def _tile(self, memory: Tensor, rows: slice, columns: slice, mixed: bool) -> Tile:
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        square = memory[: height * width].view(height, width)
+        torch.mm(self._left[rows], self._right[columns].T, out=square)
+        left_out = None
+        if mixed:
+            left_out = self.grouped.left_out(rows, columns, self.positives)
+            square.masked_fill_(left_out, self.far**2)
+        bound = self.close * self.x_square[rows]
+        row = column = (square.amin(1) <= bound).nonzero().squeeze(1)
+        if len(row):
+            hit, column = (square[row] <= bound[row, None]).nonzero(as_tuple=True)
+            row = row[hit]
+        distance = self.metric.of(square)
+        if len(row):
+            distance[row, column] = self.distances(row + rows.start, column + columns.start)
+        first = max(rows.stop - columns.start, 0) if self.symmetric else width
+        mirror = slice(min(first, width), width)
+        return Tile(rows, columns, mirror, left_out, distance, row, column)
+
+    def add_up(self, tile: Tile) -> None:
+        """Count the distances of a tile in :meth:`sums`; to be called before :meth:`pull`."""
+        distance = tile.distance
+        if tile.left_out is not None:
+            distance = distance.masked_fill(tile.left_out, 0)
+        self._sums[tile.rows] += distance.sum(1)
+        self._sums[tile.mirrored()] += distance[:, tile.mirror].sum(0)
+
+    def sums(self) -> Tensor:
+        """Return the sum of the distances of each row, as far as added up."""
+        return self._sums
+
+    def pull(self, tile: Tile, weight: Tensor) -> None:
+        """Add the gradient of the sum of weight times distance over a tile.
+
+        Args:
+            tile: the tile.
+            weight: (rows, columns) 0 where left out; used up.
+        """
+        least, most = weight.aminmax()
+        if least == most == 0:
+            return
+        if self.symmetric and tile.mirror.start:  # a pair stands twice there: each pulls at its row
+            twice = weight[:, : tile.mirror.start]
+            twice += twice.T.clone()
+        row, column = tile.row, tile.column
+        if len(row):
+            self.pull_listed(
+                row + tile.rows.start,
+                column + tile.columns.start,
+                tile.distance[row, column],
+                weight[row, column],
+                only_row=column < tile.mirror.start if self.symmetric else None,
+            )
+            weight[row, column] = 0
+            tile.distance[row, column] = self.far
+        if self.metric.name == "euclidean":
+            weight.div_(tile.distance)
+        elif self.metric.name == "sqeuclidean":
+            weight.mul_(2)
+        x, y = self._x[tile.rows], self._y[tile.columns]
+        self.dx[tile.rows].addcmul_(weight.sum(1)[:, None], x).addmm_(weight, y, alpha=-1)
+        columns = tile.columns
+        if self.symmetric:
+            weight, y, columns = weight[:, tile.mirror], y[tile.mirror], tile.mirrored()
+        if columns.start < columns.stop:
+            dy = self.dy[columns]
+            dy.addcmul_(weight.sum(0)[:, None], y).addmm_(weight.T, x, alpha=-1)
+
+
+def _centred(grouped: Grouped, positives: bool) -> tuple[Tensor, Tensor]:
+    """Subtract the mean of the columns, or of the columns of each identity, for accuracy."""
+    x, y = grouped.x, grouped.y
+    if not positives:
+        centre = y.mean(0)
+        y = y - centre
+        return (y if grouped.y is x else x - centre), y
+    edges = torch.zeros_like(grouped.columns)
+    for edge in (grouped.start, grouped.end):
+        edges[edge[edge < len(y)]] = 1
+    number = edges.cumsum(0)  # columns between two edges are of one identity, or of no row
+    sums = y.new_zeros(len(y) + 1, y.shape[1]).index_add_(0, number, y)
+    centre = sums / number.bincount(minlength=len(y) + 1).clamp(min=1)[:, None]
+    y = y - centre[number]
+    if grouped.y is x:
+        return y, y
+    return x - centre[number[grouped.start.clamp(max=len(y) - 1)]], y

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from siameselib.kernels.blocks import Grouped
 from siameselib.kernels.sweep import DIFFERENCES, Metric, Sweep, Tile
+from siameselib.kernels.wide import Wide
 
 FEW = 64  # positives a row up to which comparing is the quicker way
 _LINES = 1 << 20  # entries of the lines looked through at once
-_BLOCK = 1 << 18  # entries of a sorted block
 
 
 class Found(NamedTuple):
@@ -65,6 +65,7 @@ def by_comparing(
     thresholds = _Thresholds(column, distance.to(dtype), upper.to(dtype), doubt)
     compare = _Comparison(sweep, thresholds, margin, kind)
     for tile in sweep.tiles():
+        sweep.add_up(tile)
         compare.touched = False
         weight = compare.rows(tile, weights)
         if tile.mirror.start < tile.mirror.stop:
@@ -96,7 +97,7 @@ class _Comparison:
         self.loss = self.count.new_zeros(self.count.shape[1])
         self.touched = False  # by any negative below a threshold
         size = sweep.tile_size()
-        self.memory = [sweep.x_sum.new_empty(size) for _ in range(3)]
+        self.memory = [thresholds.upper.new_empty(size) for _ in range(3)]
 
     def rows(self, tile: Tile, weights: Tensor | None) -> Tensor:
         """Let the rows of the tile be anchors; return the weights of its distances."""
@@ -105,8 +106,7 @@ class _Comparison:
 
     def mirrored(self, tile: Tile, weights: Tensor | None) -> Tensor:
         """Let the mirrored columns be anchors."""
-        first = tile.columns.start
-        anchors = slice(first + tile.mirror.start, first + tile.mirror.stop)
+        anchors = tile.mirrored()
         weight = self._compare(tile.distance[:, tile.mirror], anchors, tile.rows.start, 0)
         return weight if weights is None else weight.mul_(weights[anchors])
 
@@ -220,25 +220,15 @@ def by_sorting(
     gradient: bool,
 ) -> Found:
     """Sum over all triplets of a hinge; see :mod:`siameselib.kernels.triplet_sum`."""
-    centre = grouped.y.double().mean(0)
-    x, y = grouped.x.double() - centre, grouped.y.double() - centre
-    x_square, y_square = x.square().sum(1) + metric.lift(grouped.x), y.square().sum(1)
-    y_square += metric.lift(grouped.y)
-    n, m = len(x), len(y)
-    dx, dy = (torch.zeros_like(each if gradient else each[:0]) for each in (x, y))
-    loss, active = x.new_zeros(n), torch.zeros_like(grouped.rows)
-    distances = x.new_zeros(2)
-    step = max(1, _BLOCK // m)
-    for first in range(0, n, step):
-        rows = slice(first, min(first + step, n))
-        square = torch.addmm(y_square, x[rows], y.T, alpha=-2).add_(x_square[rows, None])
-        # What rounding can have made of 0, or of the difference of two equal squares.
-        rounding = 2.0**-46 * (x_square[rows, None] + y_square)
-        square = torch.where(square > rounding, square, 0)
+    m = len(grouped.y)
+    wide = Wide(grouped, metric, gradient)
+    loss, active = torch.zeros_like(grouped.x[:, 0]).double(), torch.zeros_like(grouped.rows)
+    distances = loss.new_zeros(2)
+    for rows, square, rounding in wide.blocks():
         raised = metric.of(square + rounding)
         distance = metric.of(square)
         negative = ~grouped.same(rows, 0, m)
-        own = grouped.own[rows, None] == torch.arange(m, device=x.device)
+        own = grouped.own[rows, None] == torch.arange(m, device=loss.device)
         positive = ~negative & ~own
         ordered = torch.where(negative, distance, torch.inf).sort(1).values
         below = F.pad(torch.where(ordered < torch.inf, ordered, 0).cumsum(1), (1, 0))
@@ -260,18 +250,8 @@ def by_sorting(
         pairs = [torch.where(both & each, distance, 0).sum() for each in (positive, negative)]
         distances += torch.stack(pairs)
         if gradient:
-            weight = (high - torch.where(negative, above, 0)) * metric.slope(distance)
+            weight = high - torch.where(negative, above, 0).to(distance.dtype)
             if weights is not None:
                 weight *= weights[rows, None]
-            dx[rows] += weight.sum(1)[:, None] * x[rows] - weight @ y
-            dy += weight.sum(0)[:, None] * y - weight.T @ x[rows]
-    return Found(loss, active, distances, _ungrouped(grouped, dx, dy))
-
-
-def _ungrouped(grouped: Grouped, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring gradients into the order before grouping; the second is empty if y is x."""
-    if grouped.y is grouped.x:
-        dx, dy = dx + dy, dy[:0]
-    x, y = torch.empty_like(dx), torch.empty_like(dy)
-    x[grouped.rows[: len(x)]], y[grouped.columns[: len(y)]] = dx, dy
-    return x.to(grouped.x.dtype), y.to(grouped.x.dtype)
+            wide.pull_rows(rows, distance, weight)
+    return Found(loss, active, distances, wide.gradient())

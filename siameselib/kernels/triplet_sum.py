@@ -94,7 +94,10 @@ def triplet_sum(
         fixed = None if y is None else y.detach()
         loss, active, distances, dx, dy = sweep(x.detach(), fixed, *problem, None, wanted)
         total = loss.sum().to(x.dtype)
-    return Sums(given(total, x, dx, y, dy) if wanted else total, active, distances)
+    if wanted:
+        inputs = [x] if y is None else [x, y]
+        total = given(total, inputs, [dx, dy][: len(inputs)])
+    return Sums(total, active, distances)
 
 
 def _each(
@@ -149,14 +152,7 @@ def reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Dense, in float64: the sums of each anchor by their definition."""
     dtype, x, y = x.dtype, x.double(), y.double()
-    square = (x[:, None] - y).square().sum(-1)
-    if metric.name == "euclidean":
-        distance = torch.where(square == 0, 1, square).sqrt() * (square != 0)
-    elif metric.name == "cosine":
-        zero = (x == 0).all(1)[:, None] | (y == 0).all(1)
-        distance = torch.where(zero, 1, square / 2)
-    else:
-        distance = square
+    distance = metric.dense(x, y)
     same = labels[:, None] == y_labels
     positive = same.clone()
     if offset is not None:

@@ -5,6 +5,7 @@ tensors. After a call ``criterion.stats`` tells what the loss saw
 (:class:`siameselib.functional.Stats`).
 """
 
+from siameselib.losses.batch_pairs import BatchBCEPairLoss, BatchContrastiveLoss
 from siameselib.losses.batch_triplets import (
     BatchAllTripletLoss,
     BatchHardTripletLoss,
@@ -30,6 +31,8 @@ __all__ = [
     "ArcFaceLoss",
     "BCEPairLoss",
     "BatchAllTripletLoss",
+    "BatchBCEPairLoss",
+    "BatchContrastiveLoss",
     "BatchHardTripletLoss",
     "CircleLoss",
     "ContrastiveLoss",

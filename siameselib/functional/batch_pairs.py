@@ -1,0 +1,467 @@
+"""Losses on all pairs of a labelled batch, and the sum to build others from."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from siameselib import _check
+from siameselib.functional.batch import labelled_batch, warn_when_idle
+from siameselib.functional.distances import unit_rows
+from siameselib.functional.mining import BATCH_METRICS
+from siameselib.functional.reduction import REDUCTIONS
+from siameselib.functional.stats import Stats
+from siameselib.kernels.blocks import pair_counts
+from siameselib.kernels.pair_sum import pair_sum
+from siameselib.kernels.pair_terms import Term, differentiated
+
+Formula = Callable[..., Tensor]
+SCALE, BIAS = 10.0, -10.0  # what SigLIP starts from
+
+
+def batch_contrastive_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 1.0,
+    positive_margin: float = 0.0,
+    squared: bool = True,
+    balanced: bool = True,
+    metric: str = "euclidean",
+    reduction: str = "mean",
+    validate: bool = False,
+    backend: str = "auto",
+    ref: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    ref_offset: int | None = None,
+) -> Tensor:
+    r"""Contrastive loss of all pairs of the batch: pull one identity together, push others apart.
+
+    .. math:: L_{ap} = \max(0,\; d_{ap} - q)^2 \qquad L_{an} = \max(0,\; m - d_{an})^2
+
+    for every anchor a, its positives p ≠ a and its negatives n; not squared, the same without
+    the squares. In a batch nearly all pairs are negative. So that they do not drown the others,
+    positives and negatives together weigh one half each:
+
+    .. math:: L = \frac1N \Big(\sum_{ap} w_+ L_{ap} + \sum_{an} w_- L_{an}\Big) \qquad
+              w_\pm = \frac{N}{2 N_\pm}
+
+    with N₊ and N₋ the numbers of positive and negative pairs (ordered, each counts from both
+    ends) and N = N₊ + N₋; not balanced, w = 1. Memory is linear in the batch. Where all pairs get
+    one distance, the best loss is p (1 - p)(m - q)², not squared min(p, 1 - p)(m - q), with p the
+    weight of the positives, one half when balanced: ``stats.trivial``.
+
+    Args:
+        embeddings: one embedding a row.
+        labels: the identity of each row.
+        margin: m, the distance beyond which a negative pair costs nothing.
+        positive_margin: q, the distance within which a positive pair costs nothing.
+        squared: whether the hinges are squared.
+        balanced: whether positives and negatives weigh the same.
+        metric: "euclidean", "sqeuclidean" or "cosine".
+        reduction: "mean" over all pairs as above, "mean_active" over those with a loss above zero
+            (N, N₊ and N₋ count these alone), "sum" of w L, or "none" (for each anchor the sum
+            over its pairs).
+        validate: whether to look for NaN and infinity, which waits for the device.
+        backend: see :func:`siameselib.use_backend`.
+        ref: a larger set to compare the batch with, such as a memory of past embeddings; None
+            for the batch itself.
+        ref_labels: the identities of ``ref``.
+        ref_offset: where in ``ref`` the batch's own rows begin; None when they are not in it.
+
+    Shape:
+        embeddings: (n, d). labels: (n,). ref: (m, d). ref_labels: (m,). Result: 0-d, or (n,) for
+        "none".
+
+    Returns:
+        The loss; a differentiable 0 when there is no positive or no negative pair, with a warning.
+
+    Raises:
+        ValueError: for shapes that do not fit, an unknown metric, reduction or backend, a margin
+            that is not positive, a positive margin below 0, or, under ``validate``, embeddings
+            that are not finite.
+        TypeError: for embeddings that are not floating point or labels that are not integers.
+
+    Example:
+        >>> x, labels = torch.tensor([[0.0], [1.0], [1.5], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> batch_contrastive_loss(x, labels)  # (1² + 0.5²)/4 + 0.5²/8
+        tensor(0.3438)
+        >>> batch_contrastive_loss(x, labels, balanced=False, reduction="none")
+        tensor([1.0000, 1.2500, 0.5000, 0.2500])
+
+    Source:
+        Hadsell, Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping",
+        CVPR 2006, equation 4, without the factor 1/2 and for all pairs of a batch. Not squared,
+        on unit vectors and with "mean_active", it is half of the ``ContrastiveLoss`` of PyTorch
+        Metric Learning, which adds the two means.
+    """
+    return batch_contrastive_with_stats(
+        embeddings,
+        labels,
+        margin=margin,
+        positive_margin=positive_margin,
+        squared=squared,
+        balanced=balanced,
+        metric=metric,
+        reduction=reduction,
+        validate=validate,
+        backend=backend,
+        ref=ref,
+        ref_labels=ref_labels,
+        ref_offset=ref_offset,
+    )[0]
+
+
+def batch_bce_pair_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    log_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    balanced: bool = False,
+    reduction: str = "mean",
+    validate: bool = False,
+    backend: str = "auto",
+    ref: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    ref_offset: int | None = None,
+) -> Tensor:
+    r"""Binary cross-entropy of all pairs of the batch: is this pair of one identity?
+
+    .. math:: L_{ap} = \log(1 + e^{-z_{ap}}) \qquad L_{an} = \log(1 + e^{z_{an}}) \qquad
+              z_{ij} = e^t \cos(x_i, x_j) + b
+
+    with t and b learnt along with the embeddings: the bias takes up that nearly all pairs are
+    negative. "mean" is over all N = N₊ + N₋ ordered pairs; balanced, positives weigh N/(2 N₊) and
+    negatives N/(2 N₋). Memory is linear in the batch. One answer for all pairs has at best the
+    entropy of their kinds: ``stats.trivial``.
+
+    Args:
+        embeddings: one embedding a row, of any length: rows are normalised here.
+        labels: the identity of each row.
+        log_scale: t; None for log 10.
+        bias: b; None for -10.
+        balanced: whether positives and negatives weigh the same.
+        reduction: "mean" over all pairs, "mean_active" over those with a loss above zero (all but
+            what rounds to 0), "sum", or "none" (for each anchor the sum over its pairs).
+        validate: whether to look for NaN and infinity, which waits for the device.
+        backend: see :func:`siameselib.use_backend`.
+        ref: a larger set to compare the batch with, such as a memory of past embeddings; None
+            for the batch itself.
+        ref_labels: the identities of ``ref``.
+        ref_offset: where in ``ref`` the batch's own rows begin; None when they are not in it.
+
+    Shape:
+        embeddings: (n, d). labels: (n,). log_scale, bias: 0-d. ref: (m, d). ref_labels: (m,).
+        Result: 0-d, or (n,) for "none".
+
+    Returns:
+        The loss; a differentiable 0 when there is no positive or no negative pair, with a warning.
+
+    Raises:
+        ValueError: for shapes that do not fit, an unknown reduction or backend, or, under
+            ``validate``, embeddings that are not finite.
+        TypeError: for embeddings that are not floating point or labels that are not integers.
+
+    Example:
+        >>> x, labels = torch.ones(4, 2), torch.tensor([0, 0, 1, 1])
+        >>> batch_bce_pair_loss(x, labels)  # collapsed: all cosines 1, all logits 0
+        tensor(0.6931)
+
+    Source:
+        Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023, equation in
+        section 3.2, with its initial t and b; n images and their texts as ``ref`` (no offset) with
+        "sum" give n times its value. Several positives of an anchor and the mean are ours.
+    """
+    return batch_bce_pair_with_stats(
+        embeddings,
+        labels,
+        log_scale,
+        bias,
+        balanced=balanced,
+        reduction=reduction,
+        validate=validate,
+        backend=backend,
+        ref=ref,
+        ref_labels=ref_labels,
+        ref_offset=ref_offset,
+    )[0]
+
+
+def pair_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    positive: Formula,
+    negative: Formula,
+    *,
+    parameters: Sequence[Tensor | float] = (),
+    balanced: bool = True,
+    metric: str = "euclidean",
+    reduction: str = "mean",
+    validate: bool = False,
+    backend: str = "auto",
+    ref: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    ref_offset: int | None = None,
+) -> Tensor:
+    r"""Loss of your own on all pairs of the batch, in memory linear in the batch.
+
+    .. math:: L_{ap} = f_+(d_{ap}; \theta) \qquad L_{an} = f_-(d_{an}; \theta)
+
+    for every anchor a, its positives p ≠ a and its negatives n, summed up like
+    :func:`batch_contrastive_loss`. The two functions are called with tensors of distances, a
+    part of the batch's at a time, and return as many values, each of which depends on its own
+    distance. Their slopes come from autograd; the gradient reaches the embeddings and θ. Within
+    ``torch.compile`` only ``backend="reference"``, the dense form, is one graph.
+
+    Args:
+        embeddings: one embedding a row.
+        labels: the identity of each row.
+        positive: f₊, of distances and the parameters.
+        negative: f₋, likewise.
+        parameters: θ, what the functions take besides the distances: numbers, or 0-d tensors
+            where they are learnt.
+        balanced: whether positives and negatives weigh the same.
+        metric: "euclidean", "sqeuclidean" or "cosine".
+        reduction: "mean" over all pairs, "mean_active" over those with a loss above zero, "sum",
+            or "none" (for each anchor the sum over its pairs).
+        validate: whether to look for NaN and infinity, which waits for the device.
+        backend: see :func:`siameselib.use_backend`.
+        ref: a larger set to compare the batch with, such as a memory of past embeddings; None
+            for the batch itself.
+        ref_labels: the identities of ``ref``.
+        ref_offset: where in ``ref`` the batch's own rows begin; None when they are not in it.
+
+    Shape:
+        embeddings: (n, d). labels: (n,). ref: (m, d). ref_labels: (m,). Result: 0-d, or (n,) for
+        "none".
+
+    Returns:
+        The loss; a differentiable 0 when there is no positive or no negative pair, with a warning.
+
+    Raises:
+        ValueError: for shapes that do not fit, an unknown metric, reduction or backend, a function
+            that does not return a value for each distance or that uses a tensor with a gradient
+            besides its arguments, or, under ``validate``, embeddings that are not finite.
+        TypeError: for embeddings that are not floating point or labels that are not integers.
+
+    Example:
+        >>> x, labels = torch.tensor([[0.0], [1.0], [1.5], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> def pull(d, m):
+        ...     return d.square()
+        >>> def push(d, m):
+        ...     return torch.exp(m - d)
+        >>> pair_loss(x, labels, pull, push, parameters=[0.5])
+        tensor(0.5872)
+    """
+    where = "pair_loss"
+    numbers = _numbers(where, parameters, embeddings)
+    for name, formula in (("positive", positive), ("negative", negative)):
+        _check_formula(where, name, formula, embeddings, numbers)
+    sums = _summed(
+        where,
+        embeddings,
+        labels,
+        differentiated(positive, numbers.requires_grad),
+        differentiated(negative, numbers.requires_grad),
+        numbers,
+        balanced=balanced,
+        metric=metric,
+        reduction=reduction,
+        validate=validate,
+        backend=backend,
+        ref=ref,
+        ref_labels=ref_labels,
+        ref_offset=ref_offset,
+    )
+    return sums.loss
+
+
+def batch_contrastive_with_stats(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float,
+    positive_margin: float,
+    squared: bool,
+    balanced: bool,
+    metric: str,
+    reduction: str,
+    validate: bool,
+    backend: str,
+    ref: Tensor | None,
+    ref_labels: Tensor | None,
+    ref_offset: int | None,
+) -> tuple[Tensor, Stats]:
+    """Return :func:`batch_contrastive_loss` and what it saw."""
+    where = "batch_contrastive_loss"
+    _check.positive(where, "margin", margin)
+    if not 0 <= positive_margin < math.inf:
+        raise _check.refuse(where, "positive_margin", "be finite and at least 0", positive_margin)
+    power = " squared" if squared else ""
+    sums = _summed(
+        where,
+        embeddings,
+        labels,
+        "above" + power,
+        "below" + power,
+        _numbers(where, [positive_margin, margin], embeddings),
+        balanced=balanced,
+        metric=metric,
+        reduction=reduction,
+        validate=validate,
+        backend=backend,
+        ref=ref,
+        ref_labels=ref_labels,
+        ref_offset=ref_offset,
+    )
+    gap = max(0.0, margin - positive_margin)
+    share = sums.share
+    trivial = share * (1 - share) * gap**2
+    if not squared:
+        trivial = torch.minimum(share, 1 - share) * gap
+    return sums.loss, sums.stats._replace(trivial=trivial)
+
+
+def batch_bce_pair_with_stats(
+    embeddings: Tensor,
+    labels: Tensor,
+    log_scale: Tensor | None,
+    bias: Tensor | None,
+    *,
+    balanced: bool,
+    reduction: str,
+    validate: bool,
+    backend: str,
+    ref: Tensor | None,
+    ref_labels: Tensor | None,
+    ref_offset: int | None,
+) -> tuple[Tensor, Stats]:
+    """Return :func:`batch_bce_pair_loss` and what it saw."""
+    where = "batch_bce_pair_loss"
+    scale, shift = _numbers(
+        where,
+        [math.log(SCALE) if log_scale is None else log_scale, BIAS if bias is None else bias],
+        embeddings,
+        ("log_scale", "bias"),
+    ).unbind()
+    sums = _summed(
+        where,
+        embeddings,
+        labels,
+        "same",
+        "different",
+        torch.stack([scale.exp(), shift]),
+        balanced=balanced,
+        metric="cosine",
+        reduction=reduction,
+        validate=validate,
+        backend=backend,
+        ref=ref,
+        ref_labels=ref_labels,
+        ref_offset=ref_offset,
+    )
+    share = sums.share
+    trivial = -torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)
+    return sums.loss, sums.stats._replace(trivial=trivial)
+
+
+class _Summed(NamedTuple):
+    loss: Tensor
+    stats: Stats  # but for the trivial loss
+    share: Tensor  # of the weight of all pairs that positives have
+
+
+def _summed(
+    where: str,
+    embeddings: Tensor,
+    labels: Tensor,
+    positive: str | Term,
+    negative: str | Term,
+    numbers: Tensor,
+    *,
+    balanced: bool,
+    metric: str,
+    reduction: str,
+    validate: bool,
+    backend: str,
+    ref: Tensor | None,
+    ref_labels: Tensor | None,
+    ref_offset: int | None,
+) -> _Summed:
+    _check.choice(where, "metric", metric, BATCH_METRICS)
+    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        cosine = metric == "cosine"
+        x = unit_rows(batch.x) if cosine else batch.x
+        y = None if ref is None else unit_rows(batch.ref) if cosine else batch.ref
+        sums = pair_sum(
+            x,
+            batch.labels,
+            y,
+            batch.ref_labels,
+            batch.offset,
+            metric=metric,
+            positive=positive,
+            negative=negative,
+            numbers=numbers,
+            each=reduction == "none",
+            backend=backend,
+        )
+    kinds = pair_counts(batch.labels, batch.ref_labels, batch.offset)
+    pairs = torch.stack([kind.sum() for kind in kinds])
+    pairs = torch.where((pairs > 0).all(), pairs, 0)
+    valid = pairs.sum()
+    warn_when_idle(where, valid)
+    counted = torch.minimum(sums.active, pairs) if reduction == "mean_active" else pairs
+    weight = (pairs > 0).to(x.dtype)
+    if balanced:
+        weight *= counted.sum() / (2 * counted.clamp(min=1))
+    loss = (weight.view(2, *[1] * (sums.loss.ndim - 1)) * sums.loss).sum(0)
+    if reduction in {"mean", "mean_active"}:
+        loss = loss / counted.sum().clamp(min=1)
+    stats = Stats(
+        valid=valid,
+        active=torch.where(pairs > 0, sums.active, 0).sum() / valid,
+        positive_distance=sums.distances[0] / pairs[0],
+        negative_distance=sums.distances[1] / pairs[1],
+        trivial=sums.distances.new_full((), torch.nan),
+    )
+    share = torch.full_like(stats.active, 0.5) if balanced else pairs[0] / valid
+    return _Summed(loss, stats, share)
+
+
+def _numbers(
+    where: str,
+    values: Sequence[Tensor | float],
+    embeddings: Tensor,
+    names: Sequence[str] | None = None,
+) -> Tensor:
+    """Return numbers and 0-d tensors as one vector, float64 for the sums over many pairs."""
+    _check.tensor(where, "embeddings", embeddings)
+    numbers = []
+    for k, value in enumerate(values):
+        if isinstance(value, Tensor) and value.ndim:
+            name = names[k] if names else f"parameters[{k}]"
+            raise _check.refuse(where, name, "be a number or 0-d", tuple(value.shape))
+        numbers.append(torch.as_tensor(value, dtype=torch.float64, device=embeddings.device))
+    return torch.stack(numbers) if numbers else embeddings.new_zeros(0, dtype=torch.float64)
+
+
+def _check_formula(
+    where: str, name: str, formula: Formula, embeddings: Tensor, numbers: Tensor
+) -> None:
+    probe = torch.linspace(0.5, 1, 6, device=embeddings.device).view(2, 3)
+    with torch.enable_grad():
+        values = formula(probe, *numbers.detach().unbind())
+    _check.tensor(where, f"what {name} returns", values)
+    if values.shape != probe.shape or not values.is_floating_point():
+        expected = f"be floating point, of the shape of its distances, {tuple(probe.shape)}"
+        got = f"{tuple(values.shape)}, {values.dtype}"
+        raise _check.refuse(where, f"what {name} returns", expected, got)
+    if values.requires_grad:
+        expected = "take tensors that are learnt as parameters"
+        raise _check.refuse(where, name, expected, "one from elsewhere, whose gradient is lost")

@@ -1,0 +1,397 @@
+r"""Sums over all pairs of a batch, none of which is ever listed.
+
+.. math:: P_a = \sum_{p:\; y_p = y_a,\; p \ne a} f_+(d_{ap}) \qquad
+          N_a = \sum_{n:\; y_n \ne y_a} f_-(d_{an})
+
+with one elementwise function of the distance for the pairs of one identity and one for the
+others. Pairs are ordered, (a, j) and (j, a) being two: so each row has a sum of its own, and a
+larger set of columns changes nothing. The slope of a pair follows from its distance alone, so the
+sweep that adds up also forms the gradient.
+
+``reference`` holds all pairs, in float64, and leaves the gradient to autograd. ``streaming`` goes
+through tiles of the matrix for the negatives. Positives are direct differences, a block of rows
+with their few positives each; where an identity has many, tiles again, with each identity centred
+on its own mean, for positives are near each other.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from siameselib.kernels import choose
+from siameselib.kernels.blocks import Grouped, group, range_shift
+from siameselib.kernels.given import given
+from siameselib.kernels.pair_terms import TERMS, Role, Term
+from siameselib.kernels.sweep import DIFFERENCES, Listed, Metric, Sweep, Tile
+from siameselib.kernels.wide import Wide
+
+FEW = 32  # positives a row up to which each pair is taken by itself
+
+
+class Sums(NamedTuple):
+    """What :func:`pair_sum` returns: first the positive pairs, then the negative ones."""
+
+    loss: Tensor
+    """(2,), or (2, n) for each row; differentiable in rows, columns and numbers."""
+    active: Tensor
+    """(2,) int64: how many pairs have a term above zero."""
+    distances: Tensor
+    """(2,) the sums of the distances of all pairs."""
+
+
+def pair_sum(
+    x: Tensor,
+    labels: Tensor,
+    y: Tensor | None,
+    y_labels: Tensor,
+    offset: int | None,
+    *,
+    metric: str,
+    positive: str | Term,
+    negative: str | Term,
+    numbers: Tensor,
+    each: bool = False,
+    backend: str = "auto",
+) -> Sums:
+    """Sum a term over all ordered pairs of one identity, and another over all other pairs.
+
+    Args:
+        x: (n, d) rows; of length 1 (or 0) each for the metric "cosine".
+        labels: (n,) their identities.
+        y: (m, d) columns, likewise; None for the rows themselves.
+        y_labels: (m,) their identities.
+        offset: row i is column offset + i, so no pair with itself; None if no row is a column.
+        metric: "euclidean", "sqeuclidean" or "cosine".
+        positive: the term of two of one identity, by name or as it is.
+        negative: that of two different ones.
+        numbers: (k,) float64: what the terms take besides the distance.
+        each: whether to return one sum for each row.
+        backend: see :func:`siameselib.use_backend`.
+
+    Returns:
+        The sums.
+
+    Raises:
+        ValueError: for a backend that cannot run, or terms that torch.compile cannot pass on.
+    """
+    columns = x if y is None else y
+    backend = choose("pair_sum", len(x), len(columns), x.shape[1], backend)
+    terms = positive, negative
+    problem = (labels.long(), y_labels.long(), offset, metric)
+    if backend == "reference" or x.numel() == 0 or len(columns) == 0:
+        loss, active, distances = reference(x, columns, numbers, *problem, terms)
+        return Sums(loss if each else loss.sum(1), active, distances)
+    compiling = torch.compiler.is_compiling()
+    if compiling and not (isinstance(positive, str) and isinstance(negative, str)):
+        raise ValueError("pair_sum: torch.compile takes only backend 'reference' for such a term")
+    # In eager mode no operators: the first call of one imports all of torch._dynamo.
+    if each:
+        run: Any = _each_op if compiling else _Each.apply
+        return Sums(*run(x, y, numbers, *problem, *terms))
+    inputs = [x, numbers] if y is None else [x, numbers, y]
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    sweep = _sweep_op if compiling else _sweep
+    with torch.no_grad():
+        fixed = None if y is None else y.detach()
+        loss, active, distances, *gradients = sweep(
+            x.detach(), fixed, numbers.detach(), *problem, *terms, None, wanted
+        )
+        totals = loss.sum(1).to(x.dtype)
+    if wanted:
+        totals = given(totals, inputs, gradients[: len(inputs)])
+    return Sums(totals, active, distances)
+
+
+def reference(
+    x: Tensor,
+    y: Tensor,
+    numbers: Tensor,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+    terms: tuple[str | Term, str | Term],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Dense, in float64: the sums of each row by their definition."""
+    distance = Metric(metric).dense(x.double(), y.double())
+    same = labels[:, None] == y_labels
+    others = same.clone()
+    if offset is not None:
+        others.diagonal(offset).fill_(False)
+    loss, active, distances = [], [], []
+    for term, counted in zip(terms, (others, ~same), strict=True):
+        value = _term(term).value(_filled(distance, ~counted), *numbers.unbind())
+        value = torch.where(counted, value, 0)
+        loss.append(value.sum(1))
+        active.append((value > 0).sum())
+        distances.append(torch.where(counted, distance.detach(), 0).sum())
+    return torch.stack(loss).to(x.dtype), torch.stack(active), torch.stack(distances).to(x.dtype)
+
+
+def _filled(distance: Tensor, left_out: Tensor) -> Tensor:
+    """Put a distance from elsewhere where pairs are left out, for terms that do not take all."""
+    if distance.numel() == 0:
+        return distance
+    least = torch.where(left_out, torch.inf, distance.detach()).amin()
+    return torch.where(left_out, torch.where(least < torch.inf, least, 1), distance)
+
+
+def _term(term: str | Term) -> Term:
+    return TERMS[term] if isinstance(term, str) else term
+
+
+def _sweep(
+    x: Tensor,
+    y: Tensor | None,
+    numbers: Tensor,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+    positive: Any,
+    negative: Any,
+    weights: Tensor | None,
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return sums (2, n) in float64, counts (2,), distances (2,), and three gradients.
+
+    These are of the two sums over all rows, weighted where weights (2, n) are given: (2, n, d) in
+    x, (2, k) in the numbers and (2, m, d) in y; empty where not wanted.
+    """
+    readable = x.device.type == "cpu"
+    with torch.autocast(x.device.type, enabled=False):
+        back = torch.ones((), dtype=torch.float64, device=x.device)
+        if metric != "cosine":
+            shift = range_shift(x, x if y is None else y)
+            if not readable or shift != 0:
+                back = torch.ldexp(back, shift)
+                x, y = torch.ldexp(x, shift), None if y is None else torch.ldexp(y, shift)
+        unit = back.square() if metric == "sqeuclidean" else back  # of the distances
+        grouped = group(x, labels, x if y is None else y, y_labels, offset)
+        few = readable and bool(grouped.positive_count().max() <= FEW)
+        loss, dnumbers = numbers.new_zeros(2, len(x)), numbers.new_zeros(2, len(numbers))
+        active, distances = labels.new_zeros(2), numbers.new_zeros(2)
+        dx = x.new_empty(2, *(x.shape if gradient else (0,)))
+        dy = x.new_empty(2, *(y.shape if gradient and y is not None else (0,)))
+        for k, term in enumerate((positive, negative)):
+            weight = x.new_ones(len(x)) if weights is None else weights[k, grouped.rows].to(x.dtype)
+            total = _Total(_term(term), numbers, unit, weight, even=weights is None)
+            if few and k == 0:
+                found = _one_by_one(total, grouped, Metric(metric), gradient)
+            else:
+                found = _tile_by_tile(total, grouped, Metric(metric), gradient, positives=k == 0)
+            loss[k, grouped.rows], dnumbers[k] = total.loss, total.change
+            active[k], distances[k] = total.active, total.distances
+            if gradient:
+                for whole, part in zip((dx, dy), found, strict=True):
+                    whole[k] = part * (back / unit).to(part.dtype)
+        return loss, active, distances.to(x.dtype), dx, dnumbers, dy
+
+
+class _Total:
+    # What a term adds up to, rows in the order of the groups.
+
+    def __init__(
+        self, term: Term, numbers: Tensor, unit: Tensor, weight: Tensor, *, even: bool
+    ) -> None:
+        self.term, self.numbers = term, numbers
+        self.weight, self.even = weight, even  # how much each row counts, and whether all 1
+        self.unit = None if unit.device.type == "cpu" and unit == 1 else unit
+        self.loss, self.change = numbers.new_zeros(len(weight)), torch.zeros_like(numbers)
+        self.distances = numbers.new_zeros(())
+        self.active = torch.zeros_like(self.distances, dtype=torch.int64)
+
+    def add(self, tile: Tile) -> Tensor:
+        """Add a tile; return the weights of its distances."""
+        distance, role = tile.distance, self._role(tile)
+        if tile.left_out is not None:
+            distance = _filled(distance, tile.left_out)
+        if self.unit is not None:
+            distance = distance / self.unit
+        values, slopes, change = self.term.sweep(distance, role, self.numbers)
+        if tile.left_out is not None:
+            values = torch.where(tile.left_out, 0, values)
+            distance = torch.where(tile.left_out, 0, distance)
+        hit = torch.gt(values, 0, out=torch.empty_like(values))
+        self.change += change
+        self.loss[tile.rows] += values.sum(1)
+        self.active += hit.sum().long()
+        self.distances += distance.sum(1).double().sum()
+        if tile.mirror.start < tile.mirror.stop:
+            self.loss[tile.mirrored()] += values[:, tile.mirror].sum(0)
+            self.active += hit[:, tile.mirror].sum().long()
+            self.distances += distance[:, tile.mirror].sum(1).double().sum()
+        return slopes
+
+    def _role(self, tile: Tile) -> Role:
+        """Say how often each pair of a tile counts: for its row, and mirrored for its column."""
+        if self.even and tile.left_out is None:
+            return 2.0 if tile.mirror.start < tile.mirror.stop else 1.0
+        role = self.weight[tile.rows, None].repeat(1, tile.distance.shape[1])
+        role[:, tile.mirror] += self.weight[tile.mirrored()]
+        if tile.left_out is not None:
+            role *= (~tile.left_out).to(role.dtype)
+        return role
+
+
+def _one_by_one(
+    total: _Total, grouped: Grouped, metric: Metric, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Add up the positive pairs, each row with its few positives; return the gradients."""
+    listed = Listed(grouped, metric, gradient)
+    n, m, width = len(grouped.x), len(grouped.y), grouped.x.shape[1]
+    most = max(1, int(grouped.positive_count().max()))
+    step = max(1, 2 * DIFFERENCES // (most * width))
+    lift = metric.lift(grouped.x), metric.lift(grouped.y)
+    for first in range(0, n, step):
+        rows = slice(first, min(first + step, n))
+        column = grouped.positives(rows, most)
+        left_out = column == m
+        column = column.clamp(max=m - 1)
+        y = grouped.y.index_select(0, column.flatten()).view(*column.shape, width)
+        difference = torch.sub(grouped.x[rows, None], y, out=y)
+        square = difference.square().sum(-1) + (lift[0][rows, None] + lift[1][column])
+        distance = metric.of(square.masked_fill_(left_out, torch.inf))
+        none = slice(0, 0)
+        tile = Tile(rows, none, none, left_out, distance.double(), column[:0], column[:0])
+        weight = total.add(tile).to(distance.dtype)
+        if not gradient:
+            continue
+        weight = torch.where(distance == 0, 0, weight * metric.slope(distance))
+        if listed.symmetric and total.even:  # what the rows pull at their columns is alike
+            listed.dx[rows] += torch.bmm(weight[:, None], difference)[:, 0].mul_(2)
+        else:
+            pull = difference.mul_(weight[:, :, None])
+            listed.dx[rows] += pull.sum(1)
+            listed.dy.index_add_(0, column.flatten(), pull.flatten(0, 1), alpha=-1)
+    return listed.gradient()
+
+
+def _tile_by_tile(
+    total: _Total, grouped: Grouped, metric: Metric, gradient: bool, *, positives: bool
+) -> tuple[Tensor, Tensor]:
+    """Add up all positive or all negative pairs, tile by tile; return the gradients."""
+    way: type[Sweep | Wide] = Sweep if grouped.x.device.type == "cpu" else Wide
+    sweep = way(grouped, metric, gradient, positives=positives)
+    for tile in sweep.tiles():
+        slopes = total.add(tile)
+        if gradient:
+            sweep.pull(tile, slopes)
+    return sweep.gradient()
+
+
+@torch.library.custom_op("siameselib::pair_sum", mutates_args=())
+def _sweep_op(
+    x: Tensor,
+    y: Tensor | None,
+    numbers: Tensor,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+    positive: str,
+    negative: str,
+    weights: Tensor | None,
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _sweep(
+        x, y, numbers, labels, y_labels, offset, metric, positive, negative, weights, gradient
+    )
+
+
+@_sweep_op.register_fake
+def _(
+    x: Tensor,
+    y: Tensor | None,
+    numbers: Tensor,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+    positive: str,
+    negative: str,
+    weights: Tensor | None,
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dx = x.new_empty(2, *(x.shape if gradient else (0,)))
+    dy = x.new_empty(2, *(y.shape if gradient and y is not None else (0,)))
+    loss = numbers.new_empty(2, len(x))
+    return loss, labels.new_empty(2), x.new_empty(2), dx, numbers.new_empty(2, len(numbers)), dy
+
+
+def _each(
+    x: Tensor,
+    y: Tensor | None,
+    numbers: Tensor,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+    positive: Any,
+    negative: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sums of each row, their counts, and the sums of distances."""
+    problem = (labels, y_labels, offset, metric, positive, negative)
+    loss, active, distances, *_ = _sweep(x, y, numbers, *problem, None, False)
+    return loss.to(x.dtype), active, distances
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.rest = inputs[5:]
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(
+    sweep: Callable[..., tuple[Tensor, ...]], ctx: Any, gradient: Tensor, *others: Any
+) -> tuple[Tensor | None, ...]:
+    # One more sweep, for only now it is known how much each row weighs.
+    x, y, numbers, labels, y_labels = ctx.saved_tensors
+    found = sweep(x, y, numbers, labels, y_labels, *ctx.rest, gradient.contiguous(), True)
+    dx, dnumbers, dy = (each.sum(0) for each in found[3:])
+    return dx, None if y is None else dy, dnumbers, *[None] * 6
+
+
+class _Each(torch.autograd.Function):
+    forward = staticmethod(_each)
+    setup_context = staticmethod(_keep)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _backward(_sweep, ctx, *gradients)
+
+
+@torch.library.custom_op("siameselib::pair_sum_each", mutates_args=())
+def _each_op(
+    x: Tensor,
+    y: Tensor | None,
+    numbers: Tensor,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+    positive: str,
+    negative: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _each(x, y, numbers, labels, y_labels, offset, metric, positive, negative)
+
+
+_each_op.register_autograd(partial(_backward, _sweep_op), setup_context=_keep)
+
+
+@_each_op.register_fake
+def _(
+    x: Tensor,
+    y: Tensor | None,
+    numbers: Tensor,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+    positive: str,
+    negative: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(2, len(x)), labels.new_empty(2), x.new_empty(2)
