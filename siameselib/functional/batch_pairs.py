@@ -417,6 +417,7 @@ def _summed(
     valid = pairs.sum()
     warn_when_idle(where, valid)
     counted = torch.minimum(sums.active, pairs) if reduction == "mean_active" else pairs
+    counted = counted.to(x.dtype)
     weight = (pairs > 0).to(x.dtype)
     if balanced:
         weight *= counted.sum() / (2 * counted.clamp(min=1))

@@ -70,13 +70,7 @@ def reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute P and N by their definition, in float64."""
     dtype, x, y = x.dtype, x.double(), y.double()
-    square = (x[:, None] - y).square().sum(-1)
-    distance = square
-    if metric == "euclidean":
-        distance = torch.where(square == 0, 1, square).sqrt() * (square != 0)
-    elif metric == "cosine":
-        zero = (x == 0).all(1)[:, None] | (y == 0).all(1)
-        distance = torch.where(zero, 1, square / 2)
+    distance = Metric(metric).dense(x, y)
     same = labels[:, None] == y_labels
     positive = same.clone()
     if offset is not None:
@@ -158,18 +152,14 @@ def _forward(
         by_row = Running(positives)
         by_column = by_row if sweep.symmetric else None
         for tile in sweep.tiles():
+            sweep.add_up(tile)
             scores = tile.distance * -per_unit
-            mirror = slice(*(tile.columns.start + edge for edge in _edges(tile.mirror)))
-            if by_column is not None and mirror.start < mirror.stop:
-                by_column.add(mirror, scores[:, tile.mirror], 0)
+            if by_column is not None and tile.mirror.start < tile.mirror.stop:
+                by_column.add(tile.mirrored(), scores[:, tile.mirror], 0)
             by_row.add(tile.rows, scores, 1)
         negatives = torch.where(problem.alone, -torch.inf, by_row.result())
         distances = torch.stack([problem.back(seen), problem.back(sweep.sums() * per_unit)])
         return problem.back(positives), problem.back(negatives), distances
-
-
-def _edges(some: slice) -> tuple[int, int]:
-    return some.start, some.stop
 
 
 def _backward(
@@ -193,7 +183,7 @@ def _backward(
             scores = tile.distance * -per_unit
             weight = (scores - limit[tile.rows, None]).exp_().mul_(push[tile.rows, None])
             if sweep.symmetric and tile.mirror.start < tile.mirror.stop:
-                mirror = slice(*(tile.columns.start + edge for edge in _edges(tile.mirror)))
+                mirror = tile.mirrored()
                 scores = scores[:, tile.mirror].sub_(limit[mirror]).exp_()
                 weight[:, tile.mirror] += scores.mul_(push[mirror])
             sweep.pull(tile, weight)

@@ -124,7 +124,7 @@ def reference(
     loss, active, distances = [], [], []
     for term, counted in zip(terms, (others, ~same), strict=True):
         value = _term(term).value(_filled(distance, ~counted), *numbers.unbind())
-        value = torch.where(counted, value, 0)
+        value = torch.where(counted, value, 0 * distance)  # differentiable, whatever the term
         loss.append(value.sum(1))
         active.append((value > 0).sum())
         distances.append(torch.where(counted, distance.detach(), 0).sum())
@@ -135,8 +135,8 @@ def _filled(distance: Tensor, left_out: Tensor) -> Tensor:
     """Put a distance from elsewhere where pairs are left out, for terms that do not take all."""
     if distance.numel() == 0:
         return distance
-    least = torch.where(left_out, torch.inf, distance.detach()).amin()
-    return torch.where(left_out, torch.where(least < torch.inf, least, 1), distance)
+    most = torch.where(left_out, 0, distance.detach()).amax()
+    return torch.where(left_out, torch.where(left_out.all(), 1, most), distance)
 
 
 def _term(term: str | Term) -> Term:

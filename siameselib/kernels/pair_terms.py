@@ -66,7 +66,10 @@ def _hinge(sign: int, number: int, power: int) -> Term:
             values, slopes = beyond.square(), beyond.mul_(2 * sign)
         else:
             values, slopes = beyond, torch.gt(beyond, 0, out=torch.empty_like(beyond)).mul_(sign)
-        return values, slopes.mul_(role), torch.zeros_like(numbers)
+        slopes.mul_(role)
+        derivatives = torch.zeros_like(numbers)
+        derivatives[number] = -slopes.sum(-1).double().sum()
+        return values, slopes, derivatives
 
     return Term(value, sweep)
 

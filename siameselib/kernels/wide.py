@@ -58,7 +58,7 @@ class Wide:
 
     def pull_rows(self, rows: slice, distance: Tensor, weight: Tensor) -> None:
         """Add the gradient of the sum of weight times distance over whole rows."""
-        weight = weight * self.metric.slope(distance)
+        weight = torch.where(distance == 0, 0, weight * self.metric.slope(distance))
         x = self._x[rows]
         self._dx[rows] += weight.sum(1)[:, None] * x - weight @ self._y
         self._dy += weight.sum(0)[:, None] * self._y - weight.T @ x
@@ -67,8 +67,10 @@ class Wide:
         """Return what was pulled, as :meth:`Sweep.gradient` does."""
         dx, dy = self._dx, self._dy
         if self.grouped.y is self.grouped.x:
-            dx, dy = dx + dy, dy[:0]
+            dx, dy = dx + dy, dy.new_empty(0)
         x, y = torch.empty_like(dx), torch.empty_like(dy)
-        x[self.grouped.rows[: len(x)]], y[self.grouped.columns[: len(y)]] = dx, dy
+        x[self.grouped.rows[: len(x)]] = dx
+        if len(y):
+            y[self.grouped.columns] = dy
         dtype = self.grouped.x.dtype
         return x.to(dtype), y.to(dtype)
