@@ -5,11 +5,13 @@ one, fails on them.
 """
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
 
 import siameselib as sl
+from siameselib.functional import pair_loss
 
 MAKE = {
     "batch-hard": sl.BatchHardMiner,
@@ -23,6 +25,14 @@ MAKE = {
     "multi-similarity": sl.MultiSimilarityMiner,
     "batch-all loss": sl.BatchAllTripletLoss,
     "batch-all loss, window": lambda **k: sl.BatchAllTripletLoss(window="semi-hard", **k),
+    "contrastive": sl.BatchContrastiveLoss,
+    "contrastive, active": lambda **k: sl.BatchContrastiveLoss(
+        squared=False, reduction="mean_active", **k
+    ),
+    "all-pairs BCE": lambda **k: sl.BatchBCEPairLoss(**k).to("meta"),
+    "own loss": lambda **k: partial(
+        pair_loss, positive=torch.mul, negative=torch.div, parameters=[2.0], **k
+    ),
     "SupCon": sl.SupConLoss,
     "NT-Xent": sl.NTXentLoss,
     "multi-similarity loss": sl.MultiSimilarityLoss,

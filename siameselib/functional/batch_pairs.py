@@ -445,10 +445,13 @@ def _numbers(
     _check.tensor(where, "embeddings", embeddings)
     numbers = []
     for k, value in enumerate(values):
-        if isinstance(value, Tensor) and value.ndim:
-            name = names[k] if names else f"parameters[{k}]"
+        if not isinstance(value, Tensor):
+            value = torch.full((), value, dtype=torch.float64, device=embeddings.device)
+        name = names[k] if names else f"parameters[{k}]"
+        if value.ndim:
             raise _check.refuse(where, name, "be a number or 0-d", tuple(value.shape))
-        numbers.append(torch.as_tensor(value, dtype=torch.float64, device=embeddings.device))
+        _check.same_device(where, "embeddings", embeddings, name, value)
+        numbers.append(value.double())
     return torch.stack(numbers) if numbers else embeddings.new_zeros(0, dtype=torch.float64)
 
 
