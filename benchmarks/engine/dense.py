@@ -121,3 +121,11 @@ def lifted_structure(x: Tensor, labels: Tensor) -> Tensor:
     far = d.masked_fill(~positive, -torch.inf).logsumexp(1)
     near = (1 - d).masked_fill(~negative, -torch.inf).logsumexp(1)
     return F.relu(far + near).mean()
+
+
+def bce_pairs(x: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of ten times the cosine less ten; mean over all pairs."""
+    positive, negative = _masks(labels)
+    x = F.normalize(x)
+    z = 10 * (x @ x.T) - 10
+    return F.softplus(torch.where(positive, -z, z))[positive | negative].mean()

@@ -21,7 +21,7 @@ PACKAGES = {
 class Case(NamedTuple):
     """A loss: makers of ours and of the peers' (None where a peer does not have it)."""
 
-    ours: Callable[[], nn.Module]
+    ours: Callable[[], Loss]
     dense: Loss
     pml: Callable[[], Loss] | None = None
     st: Callable[[], Loss] | None = None
@@ -78,6 +78,10 @@ def _st(loss: str) -> Loss:
     return lambda x, labels: compute(labels, x)
 
 
+def _times(factor: float, criterion: nn.Module) -> Loss:
+    return lambda x, labels: factor * criterion(x, labels)
+
+
 def _triplets(**keywords: Any) -> Callable[[], Loss]:
     return lambda: _pml("TripletMarginLoss", margin=MARGIN, **keywords)
 
@@ -131,4 +135,10 @@ CASES = {
         dense.lifted_structure,
         lambda: _pml("GeneralizedLiftedStructureLoss", neg_margin=1, pos_margin=0),
     ),
+    "contrastive": Case(
+        lambda: _times(2, sl.BatchContrastiveLoss(squared=False, reduction="mean_active")),
+        dense.contrastive,
+        lambda: _pml("ContrastiveLoss", pos_margin=0, neg_margin=1),
+    ),
+    "BCE pairs": Case(sl.BatchBCEPairLoss, dense.bce_pairs),
 }
