@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 import siameselib
-from siameselib.cli import doctor, lfw
+from siameselib.cli import doctor, embed, evaluate, info, lfw, people
+from siameselib.cli.words import Layout
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,11 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="siameselib",
-        description="Metric learning and verification in PyTorch: the data, and the doctor.",
-        epilog="exit codes: 0 all well, 1 trouble found, 2 wrong usage, 130 interrupted",
+        description="Metric learning and verification in PyTorch: data, judging, and the doctor.",
+        formatter_class=Layout,
+        epilog=(
+            "from photos to figures:\n"
+            "  siameselib lfw download --out lfw                  images to train on\n"
+            "  siameselib info runs/lfw                           what came of a training\n"
+            "  siameselib doctor runs/lfw                         why it does not learn\n"
+            "  siameselib embed faces -o emb.npz --model model.pt\n"
+            "  siameselib evaluate emb.npz --all-pairs\n"
+            "  siameselib verify a.jpg b.jpg --model model.pt\n"
+            "  siameselib identify a.jpg --gallery faces --model model.pt\n"
+            "\n"
+            "exit codes: 0 all well, 1 trouble found, 2 wrong usage, 130 interrupted"
+        ),
     )
     parser.add_argument("--version", action="version", version=siameselib.__version__)
     rooms = parser.add_subparsers(required=True, metavar="ROOM")
-    doctor.add(rooms)
-    lfw.add(rooms)
+    for room in (doctor, embed, evaluate, info, lfw, people):
+        room.add(rooms)
     return parser

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from siameselib.cli.words import PLAIN, Rooms, add_json, positive, say, sentence, several
+from siameselib.cli.words import Layout, Rooms, add_json, positive, say, sentence, several
 from siameselib.data.download import ARCHIVES, download_lfw
 from siameselib.data.packed import pack
 from siameselib.data.report import describe
@@ -23,7 +23,7 @@ def add(rooms: Rooms) -> None:
         "lfw",
         help="Labeled Faces in the Wild",
         description="Labeled Faces in the Wild: get it, look at it, pack it.",
-        formatter_class=PLAIN,
+        formatter_class=Layout,
         epilog=(
             "first steps:\n"
             "  siameselib lfw download --out lfw      fetch the images and the protocol files\n"
@@ -60,7 +60,7 @@ def add(rooms: Rooms) -> None:
             "memory. An up-to-date pack is left as it is; the file holds no paths and may be "
             "copied to another machine."
         ),
-        formatter_class=PLAIN,
+        formatter_class=Layout,
         epilog="example:\n  siameselib lfw pack --data lfw --out cache --size 128 --format jpeg",
     )
     _add_source(task)

@@ -6,7 +6,14 @@ from typing import Any, TypeAlias
 
 Rooms: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-PLAIN = argparse.RawDescriptionHelpFormatter
+
+class Layout(argparse.HelpFormatter):
+    """Wraps descriptions; a text that has lines of its own keeps them."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return text
+        return super()._fill_text(text, width, indent)
 
 
 def positive(text: str) -> int:
