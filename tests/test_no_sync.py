@@ -38,6 +38,7 @@ MAKE = {
     "multi-similarity loss": sl.MultiSimilarityLoss,
     "multi-similarity loss, all pairs": lambda **k: sl.MultiSimilarityLoss(epsilon=None, **k),
     "circle": sl.CircleLoss,
+    "lifted structure": sl.LiftedStructureLoss,
 }
 
 

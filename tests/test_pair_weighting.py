@@ -330,6 +330,28 @@ def test_refuses(loss, change, message):
         loss(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]), **change)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("way", ["cpu", "as on a device"])
+@pytest.mark.parametrize("ref", [False, True])
+def test_lifted_structure_by_blocks(metric, way, ref, monkeypatch):
+    monkeypatch.setattr(distance_file, "_ENTRIES", 200)  # several blocks, and a lower last one
+    if way != "cpu":
+        monkeypatch.setattr(distance_file, "_swept", distance_file._blocked)
+        monkeypatch.setattr(distance_file, "_pull_swept", distance_file._pull_blocked)
+    x, labels = batch(70, identities=9)
+    x[10:14], x[20] = x[0], 0
+    y, y_labels = batch(81, identities=9, seed=1) if ref else (None, None)
+    inputs = [each.requires_grad_() for each in (x, y) if each is not None]
+    slope = torch.linspace(0, 1, 70, dtype=torch.float64)
+    found = []
+    for backend in BACKENDS:
+        criterion = LiftedStructureLoss(metric=metric, reduction="none", backend=backend)
+        value = criterion(x, labels, y, y_labels)
+        gradients = torch.autograd.grad((slope * value).sum(), inputs)
+        found.append((value, *gradients, *criterion.stats))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-11)
+
+
 def test_the_operation_is_sound():
     x, labels = batch(9)
     y, y_labels = batch(12, seed=1)

@@ -3,10 +3,12 @@ r"""Row-wise log-sum-exp of the distances to the positives, and of minus those t
 .. math:: P_i = \log \sum_{p:\; id_p = id_i,\; p \ne own_i} e^{d_{ip}} \qquad
           N_i = \log \sum_{j:\; id_j \ne id_i} e^{-d_{ij}}
 
-``reference`` is these lines. ``streaming`` lists the positives and sweeps the distances to the
-negatives, once for the sums and once for the gradient.
+``reference`` is these lines. ``streaming`` sweeps the distances, once for the sums and once for the
+gradient: on the CPU those to positives and those to negatives apart, on other devices, where ids
+are not read, all of them in blocks.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,11 +16,11 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import choose
-from siameselib.kernels.blocks import Grouped, group, range_shift
+from siameselib.kernels.blocks import group, range_shift
 from siameselib.kernels.logsumexp import Running
-from siameselib.kernels.sweep import Metric, Sweep
+from siameselib.kernels.sweep import Metric, Sweep, Tile
 
-_LISTED = 1 << 20  # places for positives that are filled at once
+_ENTRIES = 1 << 20  # of a block
 
 
 class Sums(NamedTuple):
@@ -94,7 +96,6 @@ class _Problem:
         y_labels: Tensor,
         offset: int | None,
         metric: str,
-        gradient: bool,
     ) -> None:
         scale = torch.ones((), device=x.device, dtype=torch.float64)
         columns = x if y is None else y
@@ -106,28 +107,39 @@ class _Problem:
         unit = scale.square() if metric == "sqeuclidean" else scale  # of the distances
         self.per_unit = (1 / unit).to(x.dtype)
         self.pulled = (scale / unit).to(x.dtype)  # what the gradient is to be multiplied by
-        self.grouped: Grouped = group(x, labels, columns, y_labels, offset)
-        self.sweep = Sweep(self.grouped, Metric(metric), gradient)
-        self.alone = self.grouped.negative_count() == 0
+        self.grouped = group(x, labels, columns, y_labels, offset)
+        self.metric = Metric(metric)
 
     def back(self, values: Tensor) -> Tensor:
         """Return values of rows in the order before."""
         return torch.empty_like(values).index_copy_(0, self.grouped.rows, values)
 
-    def positives(self) -> Any:
-        """Go through the rows: which, and row and column of their positives in a flat list.
+    def blocks(self) -> Iterator["_Block"]:
+        """Go through the whole matrix in float64, a block of rows at a time; nothing is read."""
+        grouped, m = self.grouped, len(self.grouped.y)
+        centre = grouped.y.double().mean(0)
+        x, y = grouped.x.double() - centre, grouped.y.double() - centre
+        x_square = x.square().sum(1) + self.metric.lift(grouped.x)
+        y_square = y.square().sum(1) + self.metric.lift(grouped.y)
+        step = max(1, _ENTRIES // m)
+        for first in range(0, len(x), step):
+            rows = slice(first, min(first + step, len(x)))
+            square = torch.addmm(y_square, x[rows], y.T, alpha=-2).add_(x_square[rows, None])
+            # what rounding can have made of 0
+            square *= square > 2.0**-46 * (x_square[rows, None] + y_square)
+            negative = ~grouped.same(rows, 0, m)
+            own = grouped.own[rows, None] == torch.arange(m, device=x.device)
+            yield _Block(rows, x[rows], y, self.metric.of(square), ~negative & ~own, negative)
 
-        Each comes with the places of the list in (rows, width), and its distances.
-        """
-        width = max(1, int(self.grouped.positive_count().max()))
-        step = max(1, _LISTED // width)
-        for first in range(0, len(self.grouped.x), step):
-            rows = slice(first, min(first + step, len(self.grouped.x)))
-            columns = self.grouped.positives(rows, width)
-            row, place = (columns < len(self.grouped.y)).nonzero(as_tuple=True)
-            column = columns[row, place]
-            distance = self.sweep.distances(row + first, column)
-            yield rows, columns.shape, (row, place), column, distance
+
+class _Block(NamedTuple):
+    # Some rows against all columns.
+    rows: slice
+    x: Tensor
+    y: Tensor
+    distance: Tensor
+    positive: Tensor
+    negative: Tensor
 
 
 def _forward(
@@ -139,27 +151,50 @@ def _forward(
     metric: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        problem = _Problem(x, y, labels, y_labels, offset, metric, False)
-        sweep, per_unit = problem.sweep, problem.per_unit
-        positives = torch.empty_like(sweep.x_square)
-        seen = torch.empty_like(positives)
-        for rows, shape, at, _, distance in problem.positives():
-            scores = x.new_full(shape, -torch.inf)
-            scores[at] = distance * per_unit
-            positives[rows] = scores.logsumexp(1)
-            scores[scores == -torch.inf] = 0
-            seen[rows] = scores.sum(1)
-        by_row = Running(positives)
-        by_column = by_row if sweep.symmetric else None
+        problem = _Problem(x, y, labels, y_labels, offset, metric)
+        sums = _swept if x.device.type == "cpu" else _blocked
+        positives, negatives, *seen = sums(problem)
+        return (
+            problem.back(positives),
+            problem.back(negatives),
+            torch.stack([problem.back(each) for each in seen]),
+        )
+
+
+def _swept(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # P, N and the sums of distances, all in the order of the groups.
+    found = []
+    for positives in (True, False):
+        sweep = Sweep(problem.grouped, problem.metric, False, positives=positives)
+        running = Running(sweep.x_square)
         for tile in sweep.tiles():
             sweep.add_up(tile)
-            scores = tile.distance * -per_unit
-            if by_column is not None and tile.mirror.start < tile.mirror.stop:
-                by_column.add(tile.mirrored(), scores[:, tile.mirror], 0)
-            by_row.add(tile.rows, scores, 1)
-        negatives = torch.where(problem.alone, -torch.inf, by_row.result())
-        distances = torch.stack([problem.back(seen), problem.back(sweep.sums() * per_unit)])
-        return problem.back(positives), problem.back(negatives), distances
+            scores = _scores(problem, tile, positives)
+            if tile.mirror.start < tile.mirror.stop:
+                running.add(tile.mirrored(), scores[:, tile.mirror], 0)
+            running.add(tile.rows, scores, 1)
+        found.append((running.result(), sweep.sums() * problem.per_unit))
+    (positive, far), (negative, near) = found
+    return positive, negative, far, near
+
+
+def _scores(problem: _Problem, tile: Tile, positives: bool) -> Tensor:
+    scores = tile.distance * (problem.per_unit if positives else -problem.per_unit)
+    return scores if tile.left_out is None else scores.masked_fill_(tile.left_out, -torch.inf)
+
+
+def _blocked(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # The same without a look at any value.
+    found: list[list[Tensor]] = []
+    for block in problem.blocks():
+        distance = block.distance * problem.per_unit
+        near, far = distance.masked_fill(~block.negative, torch.inf), distance
+        far = far.masked_fill(~block.positive, -torch.inf)
+        seen = (torch.where(each, distance, 0).sum(1) for each in (block.positive, block.negative))
+        found.append([far.logsumexp(1), (-near).logsumexp(1), *seen])
+    dtype = problem.grouped.x.dtype
+    positives, negatives, *sums = (torch.cat(each).to(dtype) for each in zip(*found, strict=True))
+    return positives, negatives, sums[0], sums[1]
 
 
 def _backward(
@@ -175,24 +210,62 @@ def _backward(
     metric: str,
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        problem = _Problem(x, y, labels, y_labels, offset, metric, True)
-        sweep, per_unit, order = problem.sweep, problem.per_unit, problem.grouped.rows
-        pull, push = gradient[order], -negative_gradient[order]
-        bound, limit = positives[order], torch.where(problem.alone, torch.inf, negatives[order])
-        for tile in sweep.tiles():
-            scores = tile.distance * -per_unit
-            weight = (scores - limit[tile.rows, None]).exp_().mul_(push[tile.rows, None])
-            if sweep.symmetric and tile.mirror.start < tile.mirror.stop:
-                mirror = tile.mirrored()
-                scores = scores[:, tile.mirror].sub_(limit[mirror]).exp_()
-                weight[:, tile.mirror] += scores.mul_(push[mirror])
-            sweep.pull(tile, weight)
-        for rows, _, (row, _), column, distance in problem.positives():
-            row = row + rows.start
-            share = (distance * per_unit - bound[row]).exp_().mul_(pull[row])
-            sweep.pull_listed(row, column, distance, share)
-        dx, dy = (each * problem.pulled for each in sweep.gradient())
+        problem = _Problem(x, y, labels, y_labels, offset, metric)
+        order = problem.grouped.rows
+        weights = _Weights(
+            gradient[order],
+            -negative_gradient[order],
+            *(
+                torch.where(sums > -torch.inf, sums, torch.inf)[order]
+                for sums in (positives, negatives)
+            ),
+        )
+        pull = _pull_swept if x.device.type == "cpu" else _pull_blocked
+        dx, dy = (each * problem.pulled for each in pull(problem, weights))
         return dx, dy
+
+
+class _Weights(NamedTuple):
+    # The derivative by the distances of a row is pull·e^(d - bound) and push·e^(-d - limit).
+    pull: Tensor
+    push: Tensor
+    bound: Tensor
+    limit: Tensor
+
+
+def _pull_swept(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
+    # The gradients of rows and of columns, the latter empty where they are the same.
+    found = []
+    for positives, slope, sums in ((True, by.pull, by.bound), (False, by.push, by.limit)):
+        sweep = Sweep(problem.grouped, problem.metric, positives=positives)
+        for tile in sweep.tiles():
+            scores = _scores(problem, tile, positives)
+            weight = (scores - sums[tile.rows, None]).exp_().mul_(slope[tile.rows, None])
+            if tile.mirror.start < tile.mirror.stop:
+                mirror = tile.mirrored()
+                shares = scores[:, tile.mirror].sub_(sums[mirror]).exp_()
+                weight[:, tile.mirror] += shares.mul_(slope[mirror])
+            sweep.pull(tile, weight)
+        found.append(sweep.gradient())
+    (dx, dy), (more_dx, more_dy) = found
+    return dx + more_dx, dy + more_dy
+
+
+def _pull_blocked(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
+    # The same without a look at any value.
+    grouped = problem.grouped
+    dx, dy = torch.zeros_like(grouped.x), torch.zeros_like(grouped.y)
+    for rows, x, y, distance, positive, negative in problem.blocks():
+        scores = distance * problem.per_unit
+        pull = (scores - by.bound[rows, None]).exp() * by.pull[rows, None]
+        push = (-scores - by.limit[rows, None]).exp() * by.push[rows, None]
+        weight = torch.where(positive, pull, torch.where(negative, push, 0))
+        weight *= problem.metric.slope(distance)
+        dx[rows] += (weight.sum(1)[:, None] * x - weight @ y).to(dx.dtype)
+        dy += (weight.sum(0)[:, None] * y - weight.T @ x).to(dx.dtype)
+    if grouped.y is grouped.x:
+        return problem.back(dx + dy), dy[:0]
+    return problem.back(dx), torch.empty_like(dy).index_copy_(0, grouped.columns, dy)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
