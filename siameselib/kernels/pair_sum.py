@@ -200,6 +200,7 @@ class _Total:
         self.term, self.numbers = term, numbers
         self.weight, self.even = weight, even  # how much each row counts, and whether all 1
         self.unit = None if unit.device.type == "cpu" and unit == 1 else unit
+        self.fades = False  # whether pairs that are left out add nothing by themselves
         self.loss, self.change = numbers.new_zeros(len(weight)), torch.zeros_like(numbers)
         self.distances = numbers.new_zeros(())
         self.active = torch.zeros_like(self.distances, dtype=torch.int64)
@@ -207,13 +208,14 @@ class _Total:
     def add(self, tile: Tile) -> Tensor:
         """Add a tile; return the weights of its distances."""
         distance, role = tile.distance, self._role(tile)
-        if tile.left_out is not None:
+        masked = tile.left_out is not None and not self.fades
+        if tile.left_out is not None and masked:
             distance = _filled(distance, tile.left_out)
         if self.unit is not None:
             distance = distance / self.unit
         values, slopes, change = self.term.sweep(distance, role, self.numbers)
         if tile.left_out is not None:
-            values = torch.where(tile.left_out, 0, values)
+            values = torch.where(tile.left_out, 0, values) if masked else values
             distance = torch.where(tile.left_out, 0, distance)
         hit = torch.gt(values, 0, out=torch.empty_like(values))
         self.change += change
@@ -228,13 +230,16 @@ class _Total:
 
     def _role(self, tile: Tile) -> Role:
         """Say how often each pair of a tile counts: for its row, and mirrored for its column."""
-        if self.even and tile.left_out is None:
-            return 2.0 if tile.mirror.start < tile.mirror.stop else 1.0
-        role = self.weight[tile.rows, None].repeat(1, tile.distance.shape[1])
-        role[:, tile.mirror] += self.weight[tile.mirrored()]
-        if tile.left_out is not None:
-            role *= (~tile.left_out).to(role.dtype)
-        return role
+        width = tile.distance.shape[1]
+        if self.even:
+            role = self.weight.new_ones(1, width)
+            role[:, tile.mirror] = 2
+        else:
+            role = self.weight[tile.rows, None].repeat(1, width)
+            role[:, tile.mirror] += self.weight[tile.mirrored()]
+        if tile.left_out is None or self.fades:
+            return role
+        return role * (~tile.left_out).to(role.dtype)
 
 
 def _one_by_one(
@@ -274,12 +279,18 @@ def _tile_by_tile(
     total: _Total, grouped: Grouped, metric: Metric, gradient: bool, *, positives: bool
 ) -> tuple[Tensor, Tensor]:
     """Add up all positive or all negative pairs, tile by tile; return the gradients."""
-    way: type[Sweep | Wide] = Sweep if grouped.x.device.type == "cpu" else Wide
+    readable = grouped.x.device.type == "cpu"
+    way: type[Sweep | Wide] = Sweep if readable else Wide
     sweep = way(grouped, metric, gradient, positives=positives)
+    if readable:
+        far = sweep.metric.of(grouped.x.new_full((1, 1), sweep.far**2))
+        if total.unit is not None:
+            far = far / total.unit
+        total.fades = not any(part.any() for part in total.term.sweep(far, 1.0, total.numbers))
     for tile in sweep.tiles():
         slopes = total.add(tile)
         if gradient:
-            sweep.pull(tile, slopes)
+            sweep.pull(tile, slopes, alike=total.even)
     return sweep.gradient()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Formula = Callable[..., Tensor]
-Role = Tensor | float
+Role = Tensor | float  # of the shape of the distances, or of one row for all
 Swept = tuple[Tensor, Tensor, Tensor]
 
 

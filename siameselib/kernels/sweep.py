@@ -151,11 +151,11 @@ class Listed:
 
         If both are the same, the first is the whole gradient and the second is empty.
         """
-        dx, dy = torch.empty_like(self.dx), self.dy.new_empty(0)
-        dx[self.grouped.rows[: len(dx)]] = self.dx
+        dx, dy = self.dx, self.dy.new_empty(0)
+        if len(dx):
+            dx = torch.empty_like(dx).index_copy_(0, self.grouped.rows, dx)
         if not self.symmetric and len(self.dy):
-            dy = torch.empty_like(self.grouped.y)
-            dy[self.grouped.columns] = self.dy
+            dy = torch.empty_like(self.dy).index_copy_(0, self.grouped.columns, self.dy)
         return dx, dy
 
 
@@ -247,19 +247,20 @@ class Sweep(Listed):
         """Return the sum of the distances of each row, as far as added up."""
         return self._sums
 
-    def pull(self, tile: Tile, weight: Tensor) -> None:
+    def pull(self, tile: Tile, weight: Tensor, *, alike: bool = False) -> None:
         """Add the gradient of the sum of weight times distance over a tile.
 
         Args:
             tile: the tile.
             weight: (rows, columns) 0 where left out; used up.
+            alike: whether both ends of a pair have the same weight.
         """
         least, most = weight.aminmax()
         if least == most == 0:
             return
         if self.symmetric and tile.mirror.start:  # a pair stands twice there: each pulls at its row
             twice = weight[:, : tile.mirror.start]
-            twice += twice.T.clone()
+            twice += twice if alike else twice.T.clone()
         row, column = tile.row, tile.column
         if len(row):
             self.pull_listed(

@@ -19,6 +19,8 @@ _LARGE = 1 << 22  # and elsewhere, where it fills the device
 class Wide:
     """The distances of whole rows to all columns; see :class:`siameselib.kernels.sweep.Sweep`."""
 
+    far = torch.inf
+
     def __init__(
         self, grouped: Grouped, metric: Metric, gradient: bool = True, *, positives: bool = False
     ) -> None:
@@ -52,8 +54,8 @@ class Wide:
             distance = self.metric.of(square.masked_fill_(left_out, torch.inf))
             yield Tile(rows, slice(0, m), slice(m, m), left_out, distance, nothing, nothing)
 
-    def pull(self, tile: Tile, weight: Tensor) -> None:
-        """Add the gradient of the sum of weight times distance over a tile."""
+    def pull(self, tile: Tile, weight: Tensor, *, alike: bool = False) -> None:
+        """Add the gradient of the sum of weight times distance over a tile, as a sweep does."""
         self.pull_rows(tile.rows, tile.distance, weight)
 
     def pull_rows(self, rows: slice, distance: Tensor, weight: Tensor) -> None:
