@@ -134,9 +134,13 @@ def train(
             run.step(criterion(z, same), (f1, f2), same, logits=z)
 
 
+CURES = {"head": cured, "loss": better}
+
+
 def main(argv: list[str] | None = None) -> list[Row]:
     parser = options(__doc__, epochs=12)
     parser.add_argument("--written-epochs", type=int, default=WRITTEN_EPOCHS)
+    parser.add_argument("--cure", nargs="+", choices=CURES, default=list(CURES))
     args = parser.parse_args(argv)
     faces, rows, runs = load(args), [], {}
     if args.mode != "cured":
@@ -145,8 +149,8 @@ def main(argv: list[str] | None = None) -> list[Row]:
             rows.append(row)
             runs.setdefault("as written", judged)
     if args.mode != "written":
-        for name, cure in (("head cured", cured), ("loss too", better)):
-            row, runs[name] = cure(faces, args.seed, args.epochs)
+        for name in args.cure:
+            row, runs[f"cured, {name}"] = CURES[name](faces, args.seed, args.epochs)
             rows.append(row)
     draw_scores(args, "keras_net", faces, runs)
     print(table(faces.about, chance(faces.test.same), rows))
