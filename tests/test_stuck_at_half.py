@@ -176,3 +176,23 @@ def test_thresholds_come_from_people_neither_trained_nor_tested(few):
     ]
     assert all(not a & b for k, a in enumerate(people) for b in people[:k])
     assert set(np.stack(few.listed[:2]).ravel()) <= set(few.trained)
+
+
+class Understood(Exception):
+    pass
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "stuck_at_half.md").read_text("utf-8")
+LINES = [line.split() for line in PAGE.splitlines() if line.startswith("python examples/stuck")]
+
+
+@pytest.mark.parametrize("words", LINES, ids=" ".join)
+def test_the_commands_of_the_docs_are_understood(words, monkeypatch):
+    module = script(Path(words[1]).stem)
+
+    def load(args, **_):
+        raise Understood
+
+    monkeypatch.setattr(module, "load", load)
+    with pytest.raises(Understood):
+        module.main(words[2:])
