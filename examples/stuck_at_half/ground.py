@@ -94,7 +94,8 @@ def load(args: argparse.Namespace, people: int = 500, pairs: int = 4000) -> Face
     kept = set(rng.permutation(sorted(view.train.people))[: len(view.train.people) // 10].tolist())
     of_kept = np.array([person in kept for person in images.identities])
     of_train = np.array([person in view.train.people for person in images.identities])
-    free = np.flatnonzero(of_kept)
+    trained, free = np.flatnonzero(of_train & ~of_kept), np.flatnonzero(of_kept)
+    view.check_training(images.names[row] for row in [*trained, *free])
     drawn = sl.PairSampler(images.labels[free], batch_size=2, num_batches=500, seed=args.seed)
     i, j, same = map(np.concatenate, zip(*drawn, strict=True))
     listed = Pairs(*view.train.rows(images))
@@ -103,7 +104,7 @@ def load(args: argparse.Namespace, people: int = 500, pairs: int = 4000) -> Face
         about,
         torch.tensor(np.asarray(images.images)),
         torch.from_numpy(images.labels),
-        np.flatnonzero(of_train & ~of_kept),
+        trained,
         Pairs(*(column[clean] for column in listed)),
         Pairs(free[i], free[j], same == 1),
         Pairs(*view.test.rows(images)),

@@ -160,7 +160,8 @@ def cured(args: argparse.Namespace, digits: Digits, mining: str) -> tuple[Row, f
     sampler = sl.PKSampler(labels, P=10, K=20, seed=args.seed)
     optimizer = torch.optim.Adam(net.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, args.epochs * len(sampler))
-    run = Run("cured", mining, net, losses[0], optimizer, schedule)
+    mode = "tried" if mining == "batch-hard" else "cured"  # it collapses
+    run = Run(mode, mining, net, losses[0], optimizer, schedule)
     for epoch in range(args.epochs):
         criterion = losses[epoch * len(losses) // args.epochs]
         if criterion is not run.doctor.criterion:
