@@ -51,13 +51,15 @@ class KerasContrastive(nn.Module):
         return ((1 - y) * p.square() + y * (self.margin - p).clamp_min(0).square()).mean()
 
 
-def written(faces: Faces, distance: str, loss: str, seed: int, epochs: int) -> tuple[Row, Judged]:
-    """Train as the author did: batches of 16 drawn pairs, Adam at 1e-3."""
+def written(
+    faces: Faces, distance: str, loss: str, seed: int, epochs: int, lr: float
+) -> tuple[Row, Judged]:
+    """Train as the author did: batches of 16 drawn pairs."""
     torch.manual_seed(seed)
     net = sl.SiameseNetwork(SeparableC(faces.size), KerasHead(distance))
     # Keras' binary cross-entropy on a sigmoid is the one on its logit
     criterion = nn.BCEWithLogitsLoss() if loss == "bce" else KerasContrastive()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     what = f"{distance} into Dense(1) and sigmoid, {loss}"
     run = Run("written", what, net, criterion, optimizer)
     train(run, net, criterion, faces, pairs(faces, 16, seed), epochs, sigmoid=loss != "bce")
@@ -140,12 +142,15 @@ CURES = {"head": cured, "loss": better}
 def main(argv: list[str] | None = None) -> list[Row]:
     parser = options(__doc__, epochs=12)
     parser.add_argument("--written-epochs", type=int, default=WRITTEN_EPOCHS)
+    parser.add_argument("--written-lr", type=float, default=5e-5, help="Adam, runs as written")
     parser.add_argument("--cure", nargs="+", choices=CURES, default=list(CURES))
     args = parser.parse_args(argv)
     faces, rows, runs = load(args), [], {}
     if args.mode != "cured":
         for distance, loss in WRITTEN:
-            row, judged = written(faces, distance, loss, args.seed, args.written_epochs)
+            row, judged = written(
+                faces, distance, loss, args.seed, args.written_epochs, args.written_lr
+            )
             rows.append(row)
             runs.setdefault("as written", judged)
     if args.mode != "written":
