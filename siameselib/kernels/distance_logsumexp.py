@@ -4,12 +4,10 @@ r"""Row-wise log-sum-exp of the distances to the positives, and of minus those t
           N_i = \log \sum_{j:\; id_j \ne id_i} e^{-d_{ij}}
 
 ``reference`` is these lines. ``streaming`` sweeps the distances, once for the sums and once for the
-gradient: on the CPU those to positives and those to negatives apart, on other devices, where ids
-are not read, all of them in blocks.
+gradient; on other devices than the CPU, where no values are read, in plain blocks of rows.
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from siameselib.kernels import choose
 from siameselib.kernels.blocks import group, range_shift
-from siameselib.kernels.logsumexp import Running
+from siameselib.kernels.logsumexp import SMALL, Running
 from siameselib.kernels.sweep import Metric, Sweep, Tile
 
 _ENTRIES = 1 << 20  # of a block
@@ -63,7 +61,7 @@ def distance_logsumexp(
     if backend == "reference" or x.numel() == 0 or len(columns) == 0:
         return Sums(*reference(x, columns, *problem))
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
-    run: Any = _forward_op if torch.compiler.is_compiling() else _DistanceLogSumExp.apply
+    run: Any = _forward if torch.compiler.is_compiling() else _DistanceLogSumExp.apply
     return Sums(*run(x, y, *problem))
 
 
@@ -97,13 +95,16 @@ class _Problem:
         offset: int | None,
         metric: str,
     ) -> None:
+        self.keep = False  # the sweep, for the gradient
+        self.sweep: _Both | None = None
         scale = torch.ones((), device=x.device, dtype=torch.float64)
         columns = x if y is None else y
         if metric != "cosine":
             shift = range_shift(x, columns)
-            scale = torch.ldexp(scale, shift)
-            x = torch.ldexp(x, shift)
-            columns = x if y is None else torch.ldexp(columns, shift)
+            if shift.device.type != "cpu" or shift != 0:
+                scale = torch.ldexp(scale, shift)
+                x = torch.ldexp(x, shift)
+                columns = x if y is None else torch.ldexp(columns, shift)
         unit = scale.square() if metric == "sqeuclidean" else scale  # of the distances
         self.per_unit = (1 / unit).to(x.dtype)
         self.pulled = (scale / unit).to(x.dtype)  # what the gradient is to be multiplied by
@@ -142,45 +143,104 @@ class _Block(NamedTuple):
     negative: Tensor
 
 
-def _forward(
-    x: Tensor,
-    y: Tensor | None,
-    labels: Tensor,
-    y_labels: Tensor,
-    offset: int | None,
-    metric: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(x.device.type, enabled=False):
-        problem = _Problem(x, y, labels, y_labels, offset, metric)
-        sums = _swept if x.device.type == "cpu" else _blocked
-        positives, negatives, *seen = sums(problem)
-        return (
-            problem.back(positives),
-            problem.back(negatives),
-            torch.stack([problem.back(each) for each in seen]),
-        )
+def _sums(problem: _Problem) -> tuple[Tensor, Tensor, Tensor]:
+    sums = _swept if problem.grouped.x.device.type == "cpu" else _blocked
+    positives, negatives, *seen = sums(problem)
+    distances = torch.stack([problem.back(each) for each in seen])
+    return problem.back(positives), problem.back(negatives), distances
+
+
+def _gradients(
+    problem: _Problem, slopes: tuple[Tensor, Tensor], sums: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    order = problem.grouped.rows
+    bounds = (torch.where(each > -torch.inf, each, torch.inf)[order] for each in sums)
+    weights = _Weights(slopes[0][order], -slopes[1][order], *bounds)
+    pull = _pull_swept if order.device.type == "cpu" else _pull_blocked
+    dx, dy = pull(problem, weights)
+    return dx * problem.pulled, dy * problem.pulled
+
+
+class _Band(NamedTuple):
+    # The columns of a tile that may share a label with its rows, counted from its first.
+    columns: slice
+    same: Tensor
+    distance: Tensor
+    """-inf where not positive."""
+    mirror: slice
+    """Those of them, counted from the band's first, that the tile mirrors,"""
+    mirrored: slice
+    """and counted from the first of all."""
+
+
+class _Both(Sweep):
+    # All distances but those of rows to themselves: to the positives and to the negatives.
+
+    def __init__(self, problem: _Problem, gradient: bool) -> None:
+        grouped = problem.grouped
+        own = grouped.own
+        alone = grouped._replace(start=own, end=(own + 1).clamp(max=len(grouped.y)))
+        super().__init__(alone, problem.metric, gradient)
+        self.labelled, self.per_unit = grouped, problem.per_unit
+        self.kept: list[Tile] | None = None
+
+    def keep(self) -> None:
+        """Hold a small matrix from the first sweep to the next."""
+        if len(self.grouped.x) * len(self.grouped.y) <= SMALL:
+            self.kept = [_copied(tile) for tile in super().tiles()]
+
+    def tiles(self) -> Iterator[Tile]:
+        """Go through the tiles."""
+        return super().tiles() if self.kept is None else map(_copied, self.kept)
+
+    def scored(self) -> Iterator[tuple[Tile, Tensor, _Band | None]]:
+        """Go through the tiles: minus the distances to negatives, and the band if any."""
+        for tile in self.tiles():
+            scores = tile.distance * -self.per_unit
+            band = self._band(tile, scores)
+            if band is not None:
+                scores[:, band.columns].masked_fill_(band.same, -torch.inf)
+            yield tile, scores, band
+
+    def _band(self, tile: Tile, scores: Tensor) -> _Band | None:
+        labelled, left, right = self.labelled, tile.columns.start, tile.columns.stop
+        first = max(int(labelled.start[tile.rows.start]), left)
+        last = min(int(labelled.end[tile.rows.stop - 1]), right)
+        if first >= last:
+            return None
+        columns = slice(first - left, last - left)
+        same = labelled.same(tile.rows, first, last)
+        positive = same if tile.left_out is None else same & ~tile.left_out[:, columns]
+        distance = (-scores[:, columns]).masked_fill_(~positive, -torch.inf)
+        turned = slice(max(first, left + tile.mirror.start), min(last, left + tile.mirror.stop))
+        mirror = slice(turned.start - first, max(turned.stop, turned.start) - first)
+        return _Band(columns, same, distance, mirror, turned)
+
+
+def _copied(tile: Tile) -> Tile:
+    return tile._replace(distance=tile.distance.clone())
 
 
 def _swept(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # P, N and the sums of distances, all in the order of the groups.
-    found = []
-    for positives in (True, False):
-        sweep = Sweep(problem.grouped, problem.metric, False, positives=positives)
-        running = Running(sweep.x_square)
-        for tile in sweep.tiles():
-            sweep.add_up(tile)
-            scores = _scores(problem, tile, positives)
-            if tile.mirror.start < tile.mirror.stop:
-                running.add(tile.mirrored(), scores[:, tile.mirror], 0)
-            running.add(tile.rows, scores, 1)
-        found.append((running.result(), sweep.sums() * problem.per_unit))
-    (positive, far), (negative, near) = found
-    return positive, negative, far, near
-
-
-def _scores(problem: _Problem, tile: Tile, positives: bool) -> Tensor:
-    scores = tile.distance * (problem.per_unit if positives else -problem.per_unit)
-    return scores if tile.left_out is None else scores.masked_fill_(tile.left_out, -torch.inf)
+    sweep = problem.sweep = _Both(problem, problem.keep)
+    if problem.keep:
+        sweep.keep()
+    far, near = Running(sweep.x_square), Running(sweep.x_square)
+    seen = torch.zeros_like(sweep.x_square)
+    for tile, scores, band in sweep.scored():
+        sweep.add_up(tile)
+        near.add(tile.rows, scores, 1)
+        if tile.mirror.start < tile.mirror.stop:
+            near.add(tile.mirrored(), scores[:, tile.mirror], 0)
+        if band is not None:
+            distance = band.distance.masked_fill(band.distance == -torch.inf, 0)
+            far.add(tile.rows, band.distance, 1)
+            seen[tile.rows] += distance.sum(1)
+            if band.mirror.start < band.mirror.stop:
+                far.add(band.mirrored, band.distance[:, band.mirror], 0)
+                seen[band.mirrored] += distance[:, band.mirror].sum(0)
+    return far.result(), near.result(), seen, sweep.sums() * problem.per_unit - seen
 
 
 def _blocked(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -197,34 +257,6 @@ def _blocked(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return positives, negatives, sums[0], sums[1]
 
 
-def _backward(
-    gradient: Tensor,
-    negative_gradient: Tensor,
-    x: Tensor,
-    y: Tensor | None,
-    labels: Tensor,
-    y_labels: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    offset: int | None,
-    metric: str,
-) -> tuple[Tensor, Tensor]:
-    with torch.autocast(x.device.type, enabled=False):
-        problem = _Problem(x, y, labels, y_labels, offset, metric)
-        order = problem.grouped.rows
-        weights = _Weights(
-            gradient[order],
-            -negative_gradient[order],
-            *(
-                torch.where(sums > -torch.inf, sums, torch.inf)[order]
-                for sums in (positives, negatives)
-            ),
-        )
-        pull = _pull_swept if x.device.type == "cpu" else _pull_blocked
-        dx, dy = (each * problem.pulled for each in pull(problem, weights))
-        return dx, dy
-
-
 class _Weights(NamedTuple):
     # The derivative by the distances of a row is pull·e^(d - bound) and push·e^(-d - limit).
     pull: Tensor
@@ -232,23 +264,27 @@ class _Weights(NamedTuple):
     bound: Tensor
     limit: Tensor
 
+    def of(self, scores: Tensor, rows: slice, mirror: slice, turned: slice, far: bool) -> Tensor:
+        """Return the derivatives by the distances of a tile, its mirrored columns' included."""
+        slope, sums = (self.pull, self.bound) if far else (self.push, self.limit)
+        weight = (scores - sums[rows, None]).exp_().mul_(slope[rows, None])
+        if mirror.start < mirror.stop:
+            weight[:, mirror] += (scores[:, mirror] - sums[turned]).exp_().mul_(slope[turned])
+        return weight
+
 
 def _pull_swept(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
     # The gradients of rows and of columns, the latter empty where they are the same.
-    found = []
-    for positives, slope, sums in ((True, by.pull, by.bound), (False, by.push, by.limit)):
-        sweep = Sweep(problem.grouped, problem.metric, positives=positives)
-        for tile in sweep.tiles():
-            scores = _scores(problem, tile, positives)
-            weight = (scores - sums[tile.rows, None]).exp_().mul_(slope[tile.rows, None])
-            if tile.mirror.start < tile.mirror.stop:
-                mirror = tile.mirrored()
-                shares = scores[:, tile.mirror].sub_(sums[mirror]).exp_()
-                weight[:, tile.mirror] += shares.mul_(slope[mirror])
-            sweep.pull(tile, weight)
-        found.append(sweep.gradient())
-    (dx, dy), (more_dx, more_dy) = found
-    return dx + more_dx, dy + more_dy
+    sweep = problem.sweep or _Both(problem, True)
+    sweep.dx.zero_()
+    sweep.dy.zero_()
+    for tile, scores, band in sweep.scored():
+        weight = by.of(scores, tile.rows, tile.mirror, tile.mirrored(), False)
+        if band is not None:
+            pull = by.of(band.distance, tile.rows, band.mirror, band.mirrored, True)
+            weight[:, band.columns] += pull
+        sweep.pull(tile, weight)
+    return sweep.gradient()
 
 
 def _pull_blocked(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
@@ -268,34 +304,62 @@ def _pull_blocked(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
     return problem.back(dx), torch.empty_like(dy).index_copy_(0, grouped.columns, dy)
 
 
+class _DistanceLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            ctx.problem = problem = _Problem(*inputs)
+            problem.keep = any(ctx.needs_input_grad)
+            sums = _sums(problem)
+        _keep(ctx, inputs, sums)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        *_, positives, negatives = ctx.saved_tensors
+        with torch.autocast(positives.device.type, enabled=False):
+            dx, dy = _gradients(ctx.problem, gradients[:2], (positives, negatives))
+        return dx, dy if ctx.needs_input_grad[1] else None, *[None] * 4
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:4], *output[:2])
     ctx.rest = inputs[4:]
     ctx.mark_non_differentiable(output[2])
 
 
-def _differentiate(run: Any, ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    dx, dy = run(*gradients[:2], *ctx.saved_tensors, *ctx.rest)
-    return dx, dy if ctx.needs_input_grad[1] else None, *[None] * 4
+@torch.library.custom_op("siameselib::distance_logsumexp", mutates_args=())
+def _forward(
+    x: Tensor,
+    y: Tensor | None,
+    labels: Tensor,
+    y_labels: Tensor,
+    offset: int | None,
+    metric: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(x.device.type, enabled=False):
+        return _sums(_Problem(x, y, labels, y_labels, offset, metric))
 
 
-class _DistanceLogSumExp(torch.autograd.Function):
-    forward = staticmethod(_forward)
-    setup_context = staticmethod(_keep)
+@torch.library.custom_op("siameselib::distance_logsumexp_backward", mutates_args=())
+def _backward(
+    gradient: Tensor,
+    negative_gradient: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    labels: Tensor,
+    y_labels: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    offset: int | None,
+    metric: str,
+) -> tuple[Tensor, Tensor]:
+    with torch.autocast(x.device.type, enabled=False):
+        problem = _Problem(x, y, labels, y_labels, offset, metric)
+        return _gradients(problem, (gradient, negative_gradient), (positives, negatives))
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return _differentiate(_backward, ctx, *gradients)
 
-
-_forward_op = torch.library.custom_op("siameselib::distance_logsumexp", _forward, mutates_args=())
-_backward_op = torch.library.custom_op(
-    "siameselib::distance_logsumexp_backward", _backward, mutates_args=()
-)
-_forward_op.register_autograd(partial(_differentiate, _backward_op), setup_context=_keep)
-
-
-@_forward_op.register_fake
+@_forward.register_fake
 def _(
     x: Tensor,
     y: Tensor | None,
@@ -308,7 +372,7 @@ def _(
     return x.new_empty(n), x.new_empty(n), x.new_empty(2, n)
 
 
-@_backward_op.register_fake
+@_backward.register_fake
 def _(
     gradient: Tensor,
     negative_gradient: Tensor,
@@ -322,3 +386,11 @@ def _(
     metric: str,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(0) if y is None else torch.empty_like(y)
+
+
+def _differentiate(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dy = _backward(*gradients[:2], *ctx.saved_tensors, *ctx.rest)
+    return dx, dy if ctx.needs_input_grad[1] else None, *[None] * 4
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
