@@ -19,7 +19,7 @@ from siameselib.functional import (
     pair_loss,
     unit_rows,
 )
-from siameselib.kernels import pair_sum, sweep, wide
+from siameselib.kernels import pair_sum, pair_total, sweep, wide
 from siameselib.kernels.pair_terms import TERMS, differentiated
 
 METRICS = ["euclidean", "sqeuclidean", "cosine"]
@@ -78,7 +78,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(sweep, "_HEIGHT", 64)
     monkeypatch.setattr(sweep, "_WIDTH", 128)
     monkeypatch.setattr(sweep, "DIFFERENCES", 1 << 8)
-    monkeypatch.setattr(pair_sum, "DIFFERENCES", 1 << 8)
+    monkeypatch.setattr(pair_total, "DIFFERENCES", 1 << 8)
     monkeypatch.setattr(wide, "_BLOCK", 1 << 10)
 
 
@@ -88,7 +88,7 @@ def way(request, monkeypatch):
     if request.param in {"tiles", "wide"}:
         monkeypatch.setattr(pair_sum, "FEW", -1)
     if request.param == "wide":
-        monkeypatch.setattr(pair_sum, "Sweep", wide.Wide)
+        monkeypatch.setattr(pair_total, "Sweep", wide.Wide)
     return "reference" if request.param == "reference" else "streaming"
 
 

@@ -1,11 +1,7 @@
 """The mathematics: pure functions, tensors in, tensors out."""
 
 from siameselib.functional.all_triplets import batch_all_triplet_loss
-from siameselib.functional.batch_pairs import (
-    batch_bce_pair_loss,
-    batch_contrastive_loss,
-    pair_loss,
-)
+from siameselib.functional.batch_pairs import batch_bce_pair_loss, batch_contrastive_loss
 from siameselib.functional.batch_triplets import (
     batch_hard_triplet_loss,
     semi_hard_triplet_loss,
@@ -23,6 +19,7 @@ from siameselib.functional.distances import (
 from siameselib.functional.easy_mining import mine_easy_positive, mine_hardest_negatives
 from siameselib.functional.lifted import lifted_structure_loss
 from siameselib.functional.mining import Triplets, mine_batch_hard, mine_semi_hard
+from siameselib.functional.own_pairs import pair_loss
 from siameselib.functional.pair_mining import PairBounds, mine_multi_similarity
 from siameselib.functional.pair_weighting import circle_loss, multi_similarity_loss
 from siameselib.functional.pairs import bce_pair_loss, contrastive_loss

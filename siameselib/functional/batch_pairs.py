@@ -1,23 +1,14 @@
-"""Losses on all pairs of a labelled batch, and the sum to build others from."""
+"""Losses on all pairs of a labelled batch."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import labelled_batch, warn_when_idle
-from siameselib.functional.distances import unit_rows
-from siameselib.functional.mining import BATCH_METRICS
-from siameselib.functional.reduction import REDUCTIONS
+from siameselib.functional.own_pairs import as_numbers, summed
 from siameselib.functional.stats import Stats
-from siameselib.kernels.blocks import pair_counts
-from siameselib.kernels.pair_sum import pair_sum
-from siameselib.kernels.pair_terms import Term, differentiated
 
-Formula = Callable[..., Tensor]
 SCALE, BIAS = 10.0, -10.0  # what SigLIP starts from
 
 
@@ -190,95 +181,6 @@ def batch_bce_pair_loss(
     )[0]
 
 
-def pair_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    positive: Formula,
-    negative: Formula,
-    *,
-    parameters: Sequence[Tensor | float] = (),
-    balanced: bool = True,
-    metric: str = "euclidean",
-    reduction: str = "mean",
-    validate: bool = False,
-    backend: str = "auto",
-    ref: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    ref_offset: int | None = None,
-) -> Tensor:
-    r"""Loss of your own on all pairs of the batch, in memory linear in the batch.
-
-    .. math:: L_{ap} = f_+(d_{ap}; \theta) \qquad L_{an} = f_-(d_{an}; \theta)
-
-    for every anchor a, its positives p ≠ a and its negatives n, summed up like
-    :func:`batch_contrastive_loss`. The two functions are called with tensors of distances, a
-    part of the batch's at a time, and return as many values, each of which depends on its own
-    distance. Their slopes come from autograd; the gradient reaches the embeddings and θ. Within
-    ``torch.compile`` only ``backend="reference"``, the dense form, is one graph.
-
-    Args:
-        embeddings: one embedding a row.
-        labels: the identity of each row.
-        positive: f₊, of distances and the parameters.
-        negative: f₋, likewise.
-        parameters: θ, what the functions take besides the distances: numbers, or 0-d tensors
-            where they are learnt.
-        balanced: whether positives and negatives weigh the same.
-        metric: "euclidean", "sqeuclidean" or "cosine".
-        reduction: "mean" over all pairs, "mean_active" over those with a loss above zero, "sum",
-            or "none" (for each anchor the sum over its pairs).
-        validate: whether to look for NaN and infinity, which waits for the device.
-        backend: see :func:`siameselib.use_backend`.
-        ref: a larger set to compare the batch with, such as a memory of past embeddings; None
-            for the batch itself.
-        ref_labels: the identities of ``ref``.
-        ref_offset: where in ``ref`` the batch's own rows begin; None when they are not in it.
-
-    Shape:
-        embeddings: (n, d). labels: (n,). ref: (m, d). ref_labels: (m,). Result: 0-d, or (n,) for
-        "none".
-
-    Returns:
-        The loss; a differentiable 0 when there is no positive or no negative pair, with a warning.
-
-    Raises:
-        ValueError: for shapes that do not fit, an unknown metric, reduction or backend, a function
-            that does not return a value for each distance or that uses a tensor with a gradient
-            besides its arguments, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
-
-    Example:
-        >>> x, labels = torch.tensor([[0.0], [1.0], [1.5], [2.0]]), torch.tensor([0, 0, 1, 1])
-        >>> def pull(d, m):
-        ...     return d.square()
-        >>> def push(d, m):
-        ...     return torch.exp(m - d)
-        >>> pair_loss(x, labels, pull, push, parameters=[0.5])
-        tensor(0.5872)
-    """
-    where = "pair_loss"
-    numbers = _numbers(where, parameters, embeddings)
-    for name, formula in (("positive", positive), ("negative", negative)):
-        _check_formula(where, name, formula, embeddings, numbers)
-    sums = _summed(
-        where,
-        embeddings,
-        labels,
-        differentiated(positive, numbers.requires_grad),
-        differentiated(negative, numbers.requires_grad),
-        numbers,
-        balanced=balanced,
-        metric=metric,
-        reduction=reduction,
-        validate=validate,
-        backend=backend,
-        ref=ref,
-        ref_labels=ref_labels,
-        ref_offset=ref_offset,
-    )
-    return sums.loss
-
-
 def batch_contrastive_with_stats(
     embeddings: Tensor,
     labels: Tensor,
@@ -301,13 +203,13 @@ def batch_contrastive_with_stats(
     if not 0 <= positive_margin < math.inf:
         raise _check.refuse(where, "positive_margin", "be finite and at least 0", positive_margin)
     power = " squared" if squared else ""
-    sums = _summed(
+    sums = summed(
         where,
         embeddings,
         labels,
         "above" + power,
         "below" + power,
-        _numbers(where, [positive_margin, margin], embeddings),
+        as_numbers(where, [positive_margin, margin], embeddings),
         balanced=balanced,
         metric=metric,
         reduction=reduction,
@@ -341,13 +243,13 @@ def batch_bce_pair_with_stats(
 ) -> tuple[Tensor, Stats]:
     """Return :func:`batch_bce_pair_loss` and what it saw."""
     where = "batch_bce_pair_loss"
-    scale, shift = _numbers(
+    scale, shift = as_numbers(
         where,
         [math.log(SCALE) if log_scale is None else log_scale, BIAS if bias is None else bias],
         embeddings,
         ("log_scale", "bias"),
     ).unbind()
-    sums = _summed(
+    sums = summed(
         where,
         embeddings,
         labels,
@@ -366,106 +268,3 @@ def batch_bce_pair_with_stats(
     share = sums.share
     trivial = -torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)
     return sums.loss, sums.stats._replace(trivial=trivial)
-
-
-class _Summed(NamedTuple):
-    loss: Tensor
-    stats: Stats  # but for the trivial loss
-    share: Tensor  # of the weight of all pairs that positives have
-
-
-def _summed(
-    where: str,
-    embeddings: Tensor,
-    labels: Tensor,
-    positive: str | Term,
-    negative: str | Term,
-    numbers: Tensor,
-    *,
-    balanced: bool,
-    metric: str,
-    reduction: str,
-    validate: bool,
-    backend: str,
-    ref: Tensor | None,
-    ref_labels: Tensor | None,
-    ref_offset: int | None,
-) -> _Summed:
-    _check.choice(where, "metric", metric, BATCH_METRICS)
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
-    batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        cosine = metric == "cosine"
-        x = unit_rows(batch.x) if cosine else batch.x
-        y = None if ref is None else unit_rows(batch.ref) if cosine else batch.ref
-        sums = pair_sum(
-            x,
-            batch.labels,
-            y,
-            batch.ref_labels,
-            batch.offset,
-            metric=metric,
-            positive=positive,
-            negative=negative,
-            numbers=numbers,
-            each=reduction == "none",
-            backend=backend,
-        )
-    kinds = pair_counts(batch.labels, batch.ref_labels, batch.offset)
-    pairs = torch.stack([kind.sum() for kind in kinds])
-    pairs = torch.where((pairs > 0).all(), pairs, 0)
-    valid = pairs.sum()
-    warn_when_idle(where, valid)
-    counted = torch.minimum(sums.active, pairs) if reduction == "mean_active" else pairs
-    counted = counted.to(x.dtype)
-    weight = (pairs > 0).to(x.dtype)
-    if balanced:
-        weight *= counted.sum() / (2 * counted.clamp(min=1))
-    loss = (weight.view(2, *[1] * (sums.loss.ndim - 1)) * sums.loss).sum(0)
-    if reduction in {"mean", "mean_active"}:
-        loss = loss / counted.sum().clamp(min=1)
-    stats = Stats(
-        valid=valid,
-        active=torch.where(pairs > 0, sums.active, 0).sum() / valid,
-        positive_distance=sums.distances[0] / pairs[0],
-        negative_distance=sums.distances[1] / pairs[1],
-        trivial=sums.distances.new_full((), torch.nan),
-    )
-    share = torch.full_like(stats.active, 0.5) if balanced else pairs[0] / valid
-    return _Summed(loss, stats, share)
-
-
-def _numbers(
-    where: str,
-    values: Sequence[Tensor | float],
-    embeddings: Tensor,
-    names: Sequence[str] | None = None,
-) -> Tensor:
-    """Return numbers and 0-d tensors as one vector, float64 for the sums over many pairs."""
-    _check.tensor(where, "embeddings", embeddings)
-    numbers = []
-    for k, value in enumerate(values):
-        if not isinstance(value, Tensor):
-            value = torch.full((), value, dtype=torch.float64, device=embeddings.device)
-        name = names[k] if names else f"parameters[{k}]"
-        if value.ndim:
-            raise _check.refuse(where, name, "be a number or 0-d", tuple(value.shape))
-        _check.same_device(where, "embeddings", embeddings, name, value)
-        numbers.append(value.double())
-    return torch.stack(numbers) if numbers else embeddings.new_zeros(0, dtype=torch.float64)
-
-
-def _check_formula(
-    where: str, name: str, formula: Formula, embeddings: Tensor, numbers: Tensor
-) -> None:
-    probe = torch.linspace(0.5, 1, 6, device=embeddings.device).view(2, 3)
-    with torch.enable_grad():
-        values = formula(probe, *numbers.detach().unbind())
-    _check.tensor(where, f"what {name} returns", values)
-    if values.shape != probe.shape or not values.is_floating_point():
-        expected = f"be floating point, of the shape of its distances, {tuple(probe.shape)}"
-        got = f"{tuple(values.shape)}, {values.dtype}"
-        raise _check.refuse(where, f"what {name} returns", expected, got)
-    if values.requires_grad:
-        expected = "take tensors that are learnt as parameters"
-        raise _check.refuse(where, name, expected, "one from elsewhere, whose gradient is lost")
