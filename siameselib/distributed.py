@@ -5,6 +5,7 @@ gradients once; the matrix of distances is nowhere, and no process does the work
 """
 
 import copy
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +80,13 @@ class CrossProcessLoss(nn.Module):
     with T_r the valid terms (anchors, pairs, triplets) of the rows of process r. The gradient is
     scaled for :class:`torch.nn.parallel.DistributedDataParallel`, which takes the mean over the
     processes: after it, parameters have the gradient of L. BatchNorm still sees only the rows of
-    its own process. Without a process group this is the criterion itself.
+    its own process, and a process whose rows have no positive at all adds no pairs to a loss on
+    pairs. Without a process group this is the criterion itself.
 
     Args:
         criterion: a batch loss of this package: one called with (embeddings, labels), whose
-            reduction is not "none".
+            reduction is not "none". It is copied; parameters of its own (scale, bias) are then
+            those of this module, which has to be inside the one given to DDP.
 
     Shape:
         embeddings: (n, d), n the same in every process. labels: (n,). Result: 0-d.
@@ -93,7 +96,8 @@ class CrossProcessLoss(nn.Module):
 
     Raises:
         TypeError: for a criterion that is no batch loss.
-        ValueError: for a criterion with the reduction "none".
+        ValueError: for a criterion with the reduction "none", or with balanced=True, whose weights
+            would be those of one process's pairs.
 
     Example:
         >>> import siameselib as sl
@@ -104,13 +108,15 @@ class CrossProcessLoss(nn.Module):
 
     def __init__(self, criterion: nn.Module) -> None:
         super().__init__()
-        self.reduction = getattr(criterion, "reduction", None)
-        if self.reduction is None or not hasattr(criterion, "stats"):
-            kind = type(criterion).__name__
-            raise _check.refuse(
-                type(self).__name__, "criterion", "be a batch loss of siameselib", kind, TypeError
-            )
-        _check.choice(type(self).__name__, "criterion.reduction", self.reduction, _REDUCTIONS)
+        where = type(self).__name__
+        if "ref" not in signature(criterion.forward).parameters or not hasattr(criterion, "stats"):
+            expected = "be a batch loss of siameselib, which takes ref"
+            raise _check.refuse(where, "criterion", expected, type(criterion).__name__, TypeError)
+        self.reduction = criterion.reduction
+        _check.choice(where, "criterion.reduction", self.reduction, _REDUCTIONS)
+        if getattr(criterion, "balanced", False):
+            expected = "be False: it balances the pairs of one process, not of all"
+            raise _check.refuse(where, "criterion.balanced", expected, True)
         self.criterion = copy.deepcopy(criterion)
         self.criterion.reduction = "sum"  # type: ignore[assignment]
 

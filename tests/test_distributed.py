@@ -18,17 +18,22 @@ LOSSES = {
     "semi-hard": lambda: sl.SemiHardTripletLoss(margin=0.5, reduction="sum"),
     "batch-all": lambda: sl.BatchAllTripletLoss(margin=0.5, reduction="mean_active"),
     "supcon": lambda: sl.SupConLoss(),
+    "contrastive": lambda: sl.BatchContrastiveLoss(balanced=False),
     "nt-xent": lambda: sl.NTXentLoss(temperature=0.5),
 }
 PROCESSES, ROWS = 3, 8
 
 
-def everything():
-    """All rows; those of process 1 are singletons, which have nothing to learn from."""
+def everything(name="batch-hard"):
+    """All rows; those of process 1 are singletons, which have nothing to learn from.
+
+    Of these a loss on pairs drops the negatives as well, if it sees them alone.
+    """
     g = torch.Generator().manual_seed(0)
     x = torch.randn(PROCESSES * ROWS, 5, generator=g, dtype=torch.float64)
     labels = torch.arange(PROCESSES * ROWS) % 6
-    labels[ROWS : 2 * ROWS] = torch.arange(100, 100 + ROWS)
+    if name != "contrastive":
+        labels[ROWS : 2 * ROWS] = torch.arange(100, 100 + ROWS)
     return x, labels
 
 
@@ -42,10 +47,10 @@ def work(rank, folder):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES
     )
-    x, labels = everything()
     own = slice(rank * ROWS, (rank + 1) * ROWS)
     found = {}
     for name, make in LOSSES.items():
+        x, labels = everything(name)
         model = nn.parallel.DistributedDataParallel(net())
         loss = CrossProcessLoss(make())(model(x[own]), labels[own])
         loss.backward()
@@ -80,7 +85,7 @@ def found():
 @pytest.mark.filterwarnings("ignore:.*of this batch has")
 @pytest.mark.parametrize("name", LOSSES)
 def test_several_processes_are_one(found, name):
-    x, labels = everything()
+    x, labels = everything(name)
     model = net()
     loss = LOSSES[name]()(model(x), labels)
     loss.backward()
@@ -119,10 +124,16 @@ def test_nothing_to_learn_is_zero():
 
 
 def test_what_cannot_be_wrapped_is_named():
-    with pytest.raises(TypeError, match="criterion must be a batch loss of siameselib, got Linear"):
+    with pytest.raises(
+        TypeError, match="criterion must be a batch loss of siameselib, which takes ref, got Lin"
+    ):
         CrossProcessLoss(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"criterion\.reduction must be one of 'mean'"):
         CrossProcessLoss(sl.SupConLoss(reduction="none"))
+    with pytest.raises(TypeError, match="which takes ref, got ArcFaceLoss"):
+        CrossProcessLoss(sl.ArcFaceLoss(3, 2))
+    with pytest.raises(ValueError, match=r"criterion\.balanced must be False"):
+        CrossProcessLoss(sl.BatchContrastiveLoss())
     labels = torch.zeros(3, dtype=torch.long)
     with pytest.raises(ValueError, match="gather_batch: labels must have shape"):
         gather_batch(torch.zeros(2, 2), labels)
