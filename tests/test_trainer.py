@@ -161,7 +161,14 @@ def start(lfw, out, options):
     command = [sys.executable, str(EXAMPLE / "train.py"), *QUICK.split(), *options.split()]
     command += ["--data", str(lfw), "--cache", str(lfw / "cache"), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for_epochs(process, out, n, seconds=120):
