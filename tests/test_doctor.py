@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import siameselib as sl
-from siameselib import cli
-from siameselib.diagnostics import Report, diagnose_saved
+from siameselib.diagnostics import Report
 from siameselib.diagnostics.evidence import effective_rank, hanley_mcneil, spread, square_distances
 from siameselib.diagnostics.reading import read, trivial_of_batch, trivial_of_pairs
 from siameselib.functional import paired_distance
@@ -301,99 +300,10 @@ def test_square_distances(metric):
     torch.testing.assert_close(d, torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 
-# One look at data and net.
-
-
-def test_diagnose_takes_every_form():
-    net = nn.Linear(8, 4)
-    pairs = [(X[:24], X[24:], LABELS[:24] % 2)]
-    nested = [((X[:24], X[24:]), LABELS[:24] % 2)]
-    triplets = [(X[:16], X[16:32], X[32:])]
-    for loader in ([(X, LABELS)], pairs, nested, triplets):
-        assert sl.diagnose(net, loader).looked_at
-    with pytest.raises(ValueError, match="loader must give \\(images, labels\\)"):
-        sl.diagnose(net, [(X,)])
-    with pytest.raises(ValueError, match="loader must give at least one batch"):
-        sl.diagnose(net, [])
-
-
-def test_diagnose_a_net_of_two_images():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(16, 1)
-
-        def forward(self, x1, x2):
-            return self.linear(torch.cat([x1, x2], 1))
-
-    pairs = [(X[:24], X[24:], LABELS[:24] % 2)]
-    codes = [f.code for f in sl.diagnose(Two(), pairs).findings]
-    assert {"head-additive", "head-asymmetric"} <= set(codes)
-    concat = sl.SiameseNetwork(nn.Linear(8, 8), sl.ConcatHead(8))
-    assert "head-additive" in [f.code for f in sl.diagnose(concat, pairs).findings]
-    net = sl.SiameseNetwork(nn.Linear(8, 8), sl.InteractionHead(8))
-    assert "head-additive" not in [f.code for f in sl.diagnose(net, pairs).findings]
-
-
-def test_diagnose_finds_inverted_labels_before_training():
-    labels = torch.arange(600) // 4
-    x = torch.randn(150, 8)[labels] + torch.randn(600, 8)
-    sampler = sl.PairSampler(labels, batch_size=100, num_batches=4)
-    for flip in (False, True):
-        loader = [(x[i], x[j], torch.from_numpy(1 - y if flip else y)) for i, j, y in sampler]
-        codes = [f.code for f in sl.diagnose(nn.Linear(8, 8), loader).findings]
-        assert ("labels-inverted" in codes) == flip
-
-
-# What a training left behind.
-
-
-@pytest.fixture
-def command(capsys):
-    def run(*words):
-        code = cli.main(["doctor", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def test_command_on_embeddings(command, tmp_path):
-    file = tmp_path / "good.npz"
-    np.savez(file, embeddings=points(LABELS).numpy(), labels=np.array([f"P{k}" for k in LABELS]))
-    code, out, _ = command(file)
-    assert code == 0 and "Healthy" in out and "48 embeddings" in out
-    np.savez(file, embeddings=np.ones((48, 4), np.float32), labels=LABELS.numpy())
-    code, out, _ = command(file, "--json")
-    assert code == 1 and json.loads(out)["findings"][0]["code"] == "total-collapse"
-
-
-def test_command_on_scores_and_pairs(command, tmp_path):
-    file = tmp_path / "scores.npz"
-    same = np.arange(200) % 2
-    scores = same + 0.3 * np.random.default_rng(0).normal(size=200)
-    np.savez(file, scores=scores, same=same, threshold=-1.0)
-    code, out, _ = command(file)
-    assert code == 1 and "threshold-error" in out
-    np.savez(file, x1=X[:24].numpy(), x2=X[24:].numpy(), same=same[:24])
-    assert command(file)[0] == 0
-    np.savez(file, other=same)
-    code, _, err = command(file)
-    assert code == 1 and "must hold embeddings and labels" in err
-    assert "no file or folder" in command(tmp_path / "nothing")[2]
-
-
-def test_command_on_a_run(command, tmp_path):
-    assert "holds none of" in command(tmp_path)[2]
-    line = {"loss": 0.2002, "trivial": 0.2, "active": 1.0}
-    lines = [line | {"epoch": k} for k in range(8)]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    code, out, _ = command(tmp_path)
-    assert code == 1 and "loss-at-trivial" in out and "epochs" in out
-    result = {"accuracy": 0.55, "accuracy_se": 0.016, "eer": 0.25}
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    assert "threshold-error" in command(tmp_path)[1]
-    doctor = sl.Doctor(nn.Linear(8, 8))
-    (tmp_path / "doctor.json").write_text(json.dumps(doctor.report().as_dict()))
-    (tmp_path / "result.json").unlink()
-    code, out, _ = command(tmp_path)
-    assert code == 0 and diagnose_saved(tmp_path).healthy
+def test_embeddings_that_shrink_towards_one_vector():
+    """A collapse on its way, from distances near 4 to a fiftieth, with nothing learnt."""
+    doctor = sl.Doctor(nn.Identity(), None)
+    for step in range(80):
+        doctor.step(1 + torch.randn(48, 8) / (1 + step), LABELS, 1 / (1 + step))
+    (finding,) = doctor.report().findings
+    assert finding.code == "total-collapse" and "as far apart as at first" in finding.seen

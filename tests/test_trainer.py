@@ -129,6 +129,9 @@ def test_every_loss_trains_and_reports(run, options):
     assert [line["epoch"] for line in history] == [1, 2]
     assert all(np.isfinite(line["loss"]) and line["trivial"] > 0 for line in history)
     assert f"{result['n_pairs']} test pairs" in (out / "report.html").read_text(encoding="utf-8")
+    doctor = json.loads((out / "doctor.json").read_text())
+    assert "non-finite" in doctor["looked_at"]
+    assert ("head-additive" in [f["code"] for f in doctor["findings"]]) == ("concat" in options)
     for name in ("roc", "det", "distances", "training", "embeddings", "neighbours"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 300

@@ -150,7 +150,13 @@ TRAINING = (
         ),
     ),
     planted("zero-rows", "a last ReLU that is off", "drawings", "torch-triplet", plants.dead_relu),
-    planted("total-collapse", "a weight decay of 1", "drawings", "torch-triplet", plants.collapse),
+    planted(
+        "total-collapse",
+        "a loss of same pairs only",
+        "drawings",
+        "contrastive",
+        plants.collapse,
+    ),
     planted(
         "dimensional-collapse", "a layer of width 1", "gaussian", "torch-triplet", plants.bottleneck
     ),

@@ -24,7 +24,7 @@ class Learner(nn.Module):
         self.args = args
         size = args.start_size if args.start_epochs else args.image_size
         self.backbone = sl.C19(image_size=size).to(memory_format=torch.channels_last)
-        self.head = None
+        self.head, self.seen = None, {}
         if args.loss == "bce":
             width = self.backbone.embedding_dim
             self.head = HEADS[args.head](width) if args.head in HEADS else sl.DistanceHead()
@@ -82,15 +82,21 @@ class Learner(nn.Module):
         )
 
     def forward(self, x: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        """Give the loss; ``seen`` is what it was computed from, for the doctor."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.args.amp):
             f = self.backbone(x).float()
         if self.args.normalize:
             f = F.normalize(f)
         if self.args.loss in BATCH_LOSSES:
+            self.seen = {"embeddings": f.detach(), "labels": labels}
             return self.criterion(f, labels)
         f1, f2 = f.chunk(2)
+        self.seen = {"embeddings": (f1.detach(), f2.detach()), "labels": target}
         if self.head is not None:
-            return self.criterion(self.head(f1, f2), target)
+            logits = self.head(f1, f2)
+            self.seen["logits"] = logits.detach()
+            return self.criterion(logits, target)
         if self.args.loss == "info-nce":
+            self.seen = {"embeddings": f.detach(), "labels": torch.cat([labels[: len(f1)]] * 2)}
             return self.criterion(f1, f2, labels[: len(f1)])
         return self.criterion(f1, f2, target)

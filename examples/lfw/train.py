@@ -38,7 +38,7 @@ from siameselib.report import write_report
 MAY_CHANGE = {"resume", "out", "cache", "data", "command", "commit", "device", "compile"}
 
 
-def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -> dict[str, Any]:
+def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer, doctor) -> dict:
     augment = learner.views()
     torch.manual_seed(hash((args.seed, epoch)) % 2**31 + RANK)
     labels = torch.from_numpy(task.labels).to(images.device)
@@ -62,6 +62,7 @@ def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer) -
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        doctor.step(**learner.seen, loss=loss)
         seen += PROCESSES * len(rows)
         losses.append(loss.detach())
         active.append(learner.criterion.stats.active)
@@ -107,11 +108,12 @@ def run(args: argparse.Namespace, packed: Images, protocol: Protocol, out: Path)
         history, optimizer = resume(out, settings, learner)
     forward = ready(args, learner)
     steps = sum(1 for _ in batches(args, task, 0))
+    doctor = sl.Doctor(learner, learner.criterion)
     for epoch in range(len(history), args.epochs):
         if epoch and epoch == args.start_epochs:
             learner.grow()
             optimizer, forward = learner.optimizer(), ready(args, learner)
-        line = train_epoch(args, epoch, steps, task, images, learner, forward, optimizer)
+        line = train_epoch(args, epoch, steps, task, images, learner, forward, optimizer, doctor)
         history.append(line)
         if RANK:
             continue
@@ -124,10 +126,12 @@ def run(args: argparse.Namespace, packed: Images, protocol: Protocol, out: Path)
             "val_accuracy": accuracy_at(scores, same, threshold)[0],
         }
         save(out, settings, learner, optimizer, history)
+        doctor.validation(scores, same, threshold)
+        write(out / "doctor.json", (report := doctor.report()).as_dict())
         print(
             f"epoch {epoch + 1}/{args.epochs}: loss {line['loss']:.4f}, validation AUC "
             f"{line['val_auc']:.4f}, accuracy {line['val_accuracy']:.3f}, "
-            f"{line['images'] / line['seconds']:.0f} images/s",
+            f"{line['images'] / line['seconds']:.0f} images/s; doctor: {report.summary}",
             flush=True,
         )
     if RANK:

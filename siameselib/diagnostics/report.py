@@ -64,6 +64,11 @@ class Report:
         """Whether there is nothing worse than a note."""
         return all(finding.severity == "note" for finding in self.findings)
 
+    @property
+    def summary(self) -> str:
+        """The verdict in a few words: healthy, or the codes, most important first."""
+        return ", ".join(finding.code for finding in self.findings) or "healthy"
+
     def as_dict(self) -> dict[str, Any]:
         """Everything as lists and strings, ready for JSON."""
         return {

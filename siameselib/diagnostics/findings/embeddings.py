@@ -8,6 +8,7 @@ from siameselib.diagnostics.findings.need import enough, need, share
 from siameselib.diagnostics.report import Finding
 
 _COLLAPSED = 0.01  # spread over length: cosines above 0.9999
+_SHRUNK = 0.1  # of the distances at first
 _SETTLED = 30  # steps before a collapse is one: nets often start nearly collapsed
 _EQUAL = 1e-5  # of the spread
 
@@ -16,31 +17,30 @@ def total_collapse(e: Evidence) -> Finding | None:
     """All embeddings are the same vector."""
     rows = _finite(e)
     enough(len(rows) >= 16 and e.settled(_SETTLED))
-    by_sample = [spread(torch.cat(s.rows)) for s in e.recent if s.rows]
-    found = sorted(by_sample)[len(by_sample) // 2]
+    found = _spread(e)
     if bool((rows == 0).all()):  # said as zero rows
         return None
-    margin = e.reading.margin
-    tiny = False
-    if margin is not None and e.distances is not None and e.reading.family != "unknown":
-        tiny = bool(e.distances.values.mean() < _COLLAPSED * margin)
-    if found >= _COLLAPSED and not tiny:
+    mean = None if e.distances is None else float(e.distances.values.mean())
+    tiny = mean is not None and mean < _COLLAPSED * (e.reading.margin or 0.0)
+    scale = "" if mean is None else f" (mean distance {mean:.2g})"
+    left = _left(e)
+    if found >= _COLLAPSED and not tiny and left >= _SHRUNK:
         return None
-    scale = "" if e.distances is None else f" (mean distance {e.distances.values.mean():.2g})"
+    shrunk = f"different pairs are {share(left)} as far apart as at first, " if left < 1 else ""
     unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
     lightly = float(unit.std(0).mean()) * rows.shape[1] ** 0.5
     return Finding(
         "total-collapse",
         "critical",
-        f"All embeddings are nearly one vector: their spread is {found:.2g} of their "
-        f"length{scale}; "
-        f"the standard deviation of the normalised entries times √d is {lightly:.2g}, near 1 where "
-        "they spread evenly.",
+        f"All embeddings are becoming one vector{scale}: {shrunk}their spread is {found:.2g} of "
+        f"their length, and the standard deviation of the normalised entries times √d is "
+        f"{lightly:.2g} (near 1 where they spread evenly).",
         "With all distances near 0 a hinge loss stays at its margin and its gradient nearly "
         "vanishes: the net does not come out of it again.",
-        "Start over with a lower learning rate and semi-hard (SemiHardTripletLoss) or all triplets "
-        "in place of the hardest, at least for the first epochs; normalise embeddings; and check "
-        "that the net's input varies (images scaled to [0, 1], divided once).",
+        "Check that the loss has its term for different pairs, and that the net's input varies "
+        "(images scaled to [0, 1], divided once). Start over with a lower learning rate and "
+        "semi-hard (SemiHardTripletLoss) or all triplets in place of the hardest, at least for "
+        "the first epochs; normalise embeddings.",
     )
 
 
@@ -50,7 +50,7 @@ def dimensional_collapse(e: Evidence) -> Finding | None:
     identities = _identity_count(e)
     enough(rows.shape[1] >= 8 and len(rows) >= 64 and e.settled(_SETTLED))
     last = torch.cat([torch.cat(s.rows) for s in e.recent[-4:] if s.rows])
-    if spread(last) < _COLLAPSED:
+    if _spread(e) < _COLLAPSED:
         return None
     rank = effective_rank(last)
     room = min(rows.shape[1], (identities or rows.shape[1]) - 1)
@@ -89,7 +89,7 @@ def dead_dimensions(e: Evidence) -> Finding | None:
     rows = _finite(e)
     enough(len(rows) >= 64)
     nonzero = rows[(rows != 0).any(1)]
-    if len(nonzero) < 16 or spread(nonzero) < _COLLAPSED:
+    if len(nonzero) < 16 or _spread(e) < _COLLAPSED:
         return None
     dead = float((nonzero.amax(0) == nonzero.amin(0)).double().mean())
     if dead < 0.5:
@@ -150,6 +150,32 @@ def _finite(e: Evidence) -> Tensor:
     return rows
 
 
+def _left(e: Evidence) -> float:
+    """Give what is left of the distances of different pairs; 1 where shrinking is all right.
+
+    It is where the pairs are told apart, and where a margin sets a scale that is kept.
+
+    Args:
+        e: the evidence.
+
+    Returns:
+        The mean distance of different pairs now, over that of the first steps.
+    """
+    before, now = e.early_distances, e.distances
+    if before is None or now is None or before.same.all() or now.same.all():
+        return 1.0
+    first, last = (float(d.values[~d.same].mean()) for d in (before, now))
+    told_apart = e.best_auc is not None and e.best_auc.value > 0.85
+    kept = e.reading.margin is not None and last > 0.25 * e.reading.margin
+    return 1.0 if told_apart or kept or first <= 0 else last / first
+
+
+def _spread(e: Evidence) -> float:
+    """Give the spread over the length within a batch, of the middle one of the recent batches."""
+    by_sample = sorted(spread(torch.cat(s.rows)) for s in e.recent if s.rows)
+    return by_sample[len(by_sample) // 2]
+
+
 def _identity_count(e: Evidence) -> int | None:
     labels = [s.all_labels for s in e.recent if s.form == "batch" and s.all_labels is not None]
     return len(torch.unique(torch.cat(labels))) if labels else None
@@ -158,11 +184,11 @@ def _identity_count(e: Evidence) -> int | None:
 def _equal_pairs(e: Evidence) -> tuple[Tensor, Tensor, int]:
     """Give for all recent pairs whether they are equal but not zero, and whether they are same."""
     rows = _finite(e)
-    wide = spread(rows)
-    enough(wide > _COLLAPSED)
-    limit = _EQUAL * wide * float(rows.square().sum(1).mean().sqrt())
+    enough(_spread(e) > _COLLAPSED)
     equal, same = [], []
     for sample in e.recent:
+        every = torch.cat(sample.rows) if sample.rows else rows
+        limit = _EQUAL * spread(every) * float(every.square().sum(1).mean().sqrt())
         if sample.form == "batch" and sample.labels is not None:
             x = sample.rows[0]
             i, j = torch.triu_indices(len(x), len(x), 1)
