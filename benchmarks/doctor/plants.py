@@ -158,7 +158,7 @@ class Hidden(nn.Module):
 def squash_and_square(script: Script) -> None:
     """Keras' contrastive loss, margin 2, on the probability that a pair differs."""
     script.head, script.criterion = Squashed(), keras_contrastive(2.0)
-    script.doctor = {"margin": 2.0}
+    script.doctor, script.sign = {"margin": 2.0}, -1  # what it gives is a distance
 
 
 def flattened(script: Script) -> None:

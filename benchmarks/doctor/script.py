@@ -14,7 +14,7 @@ from siameselib.data import synthetic_faces
 from siameselib.diagnostics import Report
 from siameselib.functional import paired_distance
 
-TRAIN, OTHERS, IMAGES = 150, 30, 8  # people trained on, people for validation, images of each
+TRAIN, OTHERS, IMAGES = 300, 60, 8  # people trained on, people for validation, images of each
 WIDTH = 16
 BATCH_LOSSES = ("batch-hard", "semi-hard", "batch-all", "supcon", "nt-xent")
 PML_LOSSES = ("pml-triplet", "pml-contrastive", "pml-supcon", "pml-multi-similarity")

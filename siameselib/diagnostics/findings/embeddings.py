@@ -54,7 +54,7 @@ def dimensional_collapse(e: Evidence) -> Finding | None:
         return None
     rank = effective_rank(last)
     room = min(rows.shape[1], (identities or rows.shape[1]) - 1)
-    if room < 8 or rank >= max(1.5, 0.04 * room):
+    if room < 8 or rank >= max(1.5, min(0.04 * room, 3.0)):
         return None
     return Finding(
         "dimensional-collapse",

@@ -55,8 +55,8 @@ def head_asymmetric(e: Evidence) -> Finding | None:
     return Finding(
         "head-asymmetric",
         "warning",
-        f"Swapping the two images changes the logit by {ratio:.0%} of what two unrelated pairs "
-        f"differ by; the answer flips for {share(flips)} of the pairs.".replace("% of", " % of"),
+        f"Swapping the two images changes the logit by {share(ratio)} of what two unrelated pairs "
+        f"differ by; the answer flips for {share(flips)} of the pairs.",
         "Whether two images show one person does not depend on their order: half of what the head "
         "learns is wasted, and figures depend on how a list was written.",
         "Use a symmetric head (InteractionHead, DistanceHead), or train and judge with the mean of "

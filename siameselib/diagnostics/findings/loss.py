@@ -247,12 +247,9 @@ def _reach(e: Evidence, rows: torch.Tensor) -> tuple[float, str] | None:
     nonnegative = bool((rows >= 0).all())
     unit = e.reading.unit or metric == "cosine" or unit_length(rows)
     if unit:
-        squared, why = (
-            (2.0, "they have length 1")
-            if not nonnegative
-            else (2.0, "they have length 1 and no negative entry")
-        )
-    elif nonnegative and bool(((rows > 0) & (rows < 1)).all()):
+        squared = 2.0
+        why = "they have length 1" + (" and no negative entry" if nonnegative else "")
+    elif nonnegative and _of_sigmoid(rows):
         squared, why = rows.shape[1] / 2, f"a sigmoid keeps their {rows.shape[1]} entries in (0, 1)"
     else:
         return None
@@ -261,6 +258,12 @@ def _reach(e: Evidence, rows: torch.Tensor) -> tuple[float, str] | None:
         squared *= identities / max(1, identities - 1)
     reach = {"sqeuclidean": squared, "cosine": squared / 2}.get(metric, math.sqrt(squared))
     return reach, why
+
+
+def _of_sigmoid(rows: torch.Tensor) -> bool:
+    """Whether all entries are strictly within (0, 1), or rounded to its very ends."""
+    low, high = float(rows.amin()), float(rows.amax())
+    return (low > 0 and high < 1) or (low >= 0 and high == 1)
 
 
 def _identities(e: Evidence) -> int | None:
