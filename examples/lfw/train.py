@@ -106,9 +106,8 @@ def run(args: argparse.Namespace, packed: Images, protocol: Protocol, out: Path)
     unfinished_view = out != Path(args.out)  # folds that an interrupted View 2 never reached
     if args.resume and not (unfinished_view and not (out / "checkpoint.pt").exists()):
         history, optimizer = resume(out, settings, learner)
-    forward = ready(args, learner)
+    forward, doctor = ready(args, learner), sl.Doctor(learner, learner.criterion)
     steps = sum(1 for _ in batches(args, task, 0))
-    doctor = sl.Doctor(learner, learner.criterion)
     for epoch in range(len(history), args.epochs):
         if epoch and epoch == args.start_epochs:
             learner.grow()
@@ -118,8 +117,7 @@ def run(args: argparse.Namespace, packed: Images, protocol: Protocol, out: Path)
         if RANK:
             continue
         scores, *_ = score(learner.verifier(), images, task.validation)
-        same = task.validation.same
-        threshold = fit_threshold(scores, same)
+        same, threshold = task.validation.same, fit_threshold(scores, task.validation.same)
         line |= {
             "val_auc": auc(scores, same),
             "threshold": threshold,

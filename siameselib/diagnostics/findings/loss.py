@@ -37,7 +37,7 @@ def non_finite(e: Evidence) -> Finding | None:
 
 
 def loss_at_trivial(e: Evidence) -> Finding | None:
-    """The loss stays where a net that gives every pair the same answer has it."""
+    """The loss does not fall below that of a net that gives every pair the same answer."""
     trivial, tail = need(e.trivial), e.tail()
     enough(e.steps >= _PLATEAU_STEPS or e.epochs >= 4)
     enough(trivial > 0 and bool(np.isfinite(tail).all()))
@@ -45,7 +45,7 @@ def loss_at_trivial(e: Evidence) -> Finding | None:
     half = len(tail) // 2
     fall = float(tail[:half].mean() - tail[half:].mean())
     falling = fall > max(3 * math.sqrt(2) * 2 * se, 0.005 * trivial)
-    if abs(mean - trivial) > _NEAR * trivial or falling or e.learns:
+    if not (1 - _NEAR) * trivial <= mean < _ABOVE * trivial or falling or e.learns:
         return None
     when = "epochs" if e.epochs else "steps"
     told = (
@@ -54,13 +54,13 @@ def loss_at_trivial(e: Evidence) -> Finding | None:
     return Finding(
         "loss-at-trivial",
         "critical",
-        f"The loss has been {mean:.4f} ± {se:.4f} over the last {len(tail)} {when}; {trivial:.4f} "
-        f"is "
-        "what a net has that gives every pair the same answer." + told,
-        f"{_formula(e)} At this value nothing about the images is used; waiting does not help.",
+        f"The loss has been {mean:.4f} ± {se:.4f} over the last {len(tail)} {when}, not below the "
+        f"{trivial:.4f} of a net that gives every pair the same answer." + told,
+        f"{_formula(e)} With such a loss nothing about the images is used; waiting does not help.",
         "See to the findings above this one first. If there are none: check that the labels belong "
-        "to the images, try a learning rate ten times higher and ten times lower, and see whether "
-        "the net can learn a single batch by heart.",
+        "to the images and that 1 means same (sl.diagnose on the untrained net and the loader "
+        "tells), try a learning rate ten times higher and ten times lower, and see whether the net "
+        "can learn a single batch by heart.",
     )
 
 
