@@ -40,11 +40,13 @@ def test_a_loss_that_is_wrong_is_not_timed(monkeypatch, tmp_path, capsys):
 
 
 def test_what_is_there_is_not_measured_again(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cpu, "SIZES", (64,))
+    monkeypatch.setattr(cpu, "SIZES", (64, 128))
     monkeypatch.setattr(cpu, "PEERS", ("siameselib", "dense"))
-    run = ["--case", "NT-Xent", "--seconds", "0.01", "--threads", "1", "--out", str(tmp_path)]
+    run = ["--case", "NT-Xent", "--seconds", "0.01", "--threads", "1", "--rows", "64"]
+    run += ["--out", str(tmp_path)]
     assert cpu.main(run) == 0
     first = (tmp_path / "engine.json").read_text()
+    assert {cell["rows"] for cell in json.loads(first)["cells"]} == {64}
     assert (tmp_path / "engine.png").stat().st_size > 1000
     monkeypatch.setattr(cpu, "measure", None)
     assert cpu.main(run) == 0

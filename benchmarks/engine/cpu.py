@@ -169,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--full", action="store_true", help="all sizes, M = 4 and 8, D = 128, 512")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this loss")
+    parser.add_argument("--rows", action="append", type=int, help="only this batch size")
     parser.add_argument("--seconds", type=float, default=2.0, help="for a peer in a cell")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -184,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         kept["machine"] = machine(args.threads)
         cells = {key(cell): cell for cell in kept["cells"]}
         tasks = [task for task in grid(args.full) if task[0] in (args.case or CASES)]
+        tasks = [task for task in tasks if task[1][0] in (args.rows or [task[1][0]])]
         tasks += [(case, LARGEST[case]) for case in args.case or LARGEST if case in LARGEST]
         for case, size in tasks:
             errors = kept["parity"][case]
