@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siameselib.kernels import extremes
+from siameselib.kernels import extremes, mutual
 from siameselib.kernels.blocks import Slabs, in_range, squared
 
 
@@ -168,6 +168,33 @@ def test_backends_agree_over_several_blocks(classes):
     same_indices(x, y, labels, y_labels, 1, widths=widths)
     # without equal distances eight candidates a row are enough
     same_indices(x, x, labels, labels, 0, static=(False, True), widths=widths)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 120), st.booleans(), st.integers(0, 10**6))
+def test_small_tiles_find_the_same(n, classes, whole, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 5, generator=g)
+    x = x.round() if whole else x
+    labels = torch.randint(0, classes, (n,), generator=g)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mutual, "_HEIGHT", 64)
+        patch.setattr(mutual, "_WIDTH", 128)
+        found = extremes.streaming_hardest(x, x, labels, labels, 0)
+    assert all(map(torch.equal, extremes.reference_hardest(x, x, labels, labels, 0), found))
+
+
+@pytest.mark.parametrize("points", [1, 2, 40])
+def test_collapsed_batches_take_no_more_memory(points, largest_tensor):
+    # every pair of two equal rows may be the nearest: the lists must be settled on the way
+    n = 3000
+    g = torch.Generator().manual_seed(points)
+    x = torch.randn(points, 4, generator=g).round()[torch.randint(0, points, (n,), generator=g)]
+    labels = torch.randint(0, n // 3, (n,), generator=g)
+    with largest_tensor() as largest:
+        found = extremes.streaming_hardest(x, x, labels, labels, 0)
+    assert largest.entries <= n * n / 3
+    assert all(map(torch.equal, extremes.reference_hardest(x, x, labels, labels, 0), found))
 
 
 def test_backends_agree_in_reduced_precision():

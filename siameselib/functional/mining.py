@@ -225,13 +225,13 @@ def mined(
 
 def searched(batch: Batch, metric: str) -> tuple[Tensor, Tensor]:
     """Return rows and columns whose Euclidean distances order as the metric's do."""
-    x, y = batch.x.detach(), batch.ref.detach()
-    if metric != "cosine":
-        return x, y
-    return _directions(x), _directions(y)
+    change = _directions if metric == "cosine" else Tensor.detach
+    x = change(batch.x)
+    return x, x if batch.ref is batch.x else change(batch.ref)
 
 
 def _directions(x: Tensor) -> Tensor:
+    x = x.detach()
     # A zero row has no direction: it gets a dimension of its own, at cosine 0 from all others.
     zero = (x == 0).all(1, keepdim=True)
     return torch.cat([unit_rows(x), zero.to(x.dtype)], 1)

@@ -148,7 +148,7 @@ class Slabs:
 
     With rows centred on the mean of the columns, an entry is |x|² + |y|² - 2 x·y, less the most
     that rounding can have added, ``error`` (|x|² + |y|²). The true value is at most twice that
-    above it. Columns are padded with inf to whole lanes, at least one.
+    above it. Rows and columns are padded with inf to whole lanes, at least one.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
@@ -160,24 +160,31 @@ class Slabs:
         y_square = self.x_square if alike else y.square().sum(1)
         self.y_largest = y_square.amax()
         n, m = len(x), len(y)
-        self.columns = (m // LANE + 1) * LANE
-        self._left = x.new_ones(n, x.shape[1] + 2)
-        torch.mul(x, -2, out=self._left[:, :-2])
-        torch.mul(self.x_square, 1 - self.error, out=self._left[:, -2])
+        self.rows, self.columns = (n // LANE + 1) * LANE, (m // LANE + 1) * LANE
+        self._left = x.new_zeros(self.rows, x.shape[1] + 2)
+        torch.mul(x, -2, out=self._left[:n, :-2])
+        torch.mul(self.x_square, 1 - self.error, out=self._left[:n, -2])
+        self._left[n:, -2] = torch.inf
+        self._left[:, -1] = 1
         self._right = x.new_zeros(self.columns, x.shape[1] + 2)
         self._right[:m, :-2] = y
-        self._right[:m, -2] = 1
+        self._right[:, -2] = 1
         self._right[:m, -1] = y_square * (1 - self.error)
         self._right[m:, -1] = torch.inf
-        self._height = max(_LEAST_ROWS, SLAB // self.columns)
-        self._out = x.new_empty(min(n, self._height), self.columns)
+
+    def tile(self, rows: slice, columns: slice, memory: Tensor) -> Tensor:
+        """Make a part of the matrix, into this memory."""
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        out = memory[: height * width].view(height, width)
+        return torch.mm(self._left[rows], self._right[columns].T, out=out)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Go through the rows; every slab is written into the same memory."""
-        for first in range(0, len(self._left), self._height):
-            left = self._left[first : first + self._height]
-            slab = torch.mm(left, self._right.T, out=self._out[: len(left)])
-            yield slice(first, first + len(left)), slab
+        n, height = len(self.x_square), max(_LEAST_ROWS, SLAB // self.columns)
+        memory = self._left.new_empty(min(n, height) * self.columns)
+        for first in range(0, n, height):
+            rows = slice(first, min(first + height, n))
+            yield rows, self.tile(rows, slice(0, self.columns), memory)
 
     def ceiling(self, x_square: Tensor, bound: Tensor) -> Tensor:
         """Say how far up the true squared distances can lie, given rows and lower bounds."""

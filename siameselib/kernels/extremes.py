@@ -17,6 +17,7 @@ from torch import Tensor
 from siameselib.kernels import choose
 from siameselib.kernels.blocks import SLAB, Grouped, Slabs, group, in_range, least_from, squared
 from siameselib.kernels.candidates import entries, farthest, nearest, repair, settle
+from siameselib.kernels.mutual import negative_among, positive_among
 from siameselib.kernels.positives import drop_same, extreme_positive, few, listed
 
 
@@ -247,13 +248,17 @@ def streaming_hardest(
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
-    most = few(grouped, static)
-    positive, negative = torch.empty_like(labels), torch.empty_like(labels)
-    for rows, slab in slabs.blocks():
-        same = listed(grouped, rows, most)
-        positive[rows] = extreme_positive(grouped, slabs, rows, slab, same, static, easy)
-        drop_same(grouped, rows, slab, same, static)
-        negative[rows] = nearest(grouped, slabs, rows, slab, static)
+    if grouped.x is grouped.y and not static:
+        positive = positive_among(grouped, slabs, easy)
+        negative = negative_among(grouped, slabs)
+    else:
+        most = few(grouped, static)
+        positive, negative = torch.empty_like(labels), torch.empty_like(labels)
+        for rows, slab in slabs.blocks():
+            same = listed(grouped, rows, most)
+            positive[rows] = extreme_positive(grouped, slabs, rows, slab, same, static, easy)
+            drop_same(grouped, rows, slab, same, static)
+            negative[rows] = nearest(grouped, slabs, rows, slab, static)
     positive = repair(grouped, positive, grouped.positive_count() > 0)
     negative = repair(grouped, negative, grouped.negative_count() > 0)
     found = torch.empty_like(positive), torch.empty_like(negative)

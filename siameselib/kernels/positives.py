@@ -47,10 +47,23 @@ def extreme_positive(
     """
     if columns is not None:
         return _among_listed(grouped, slabs, rows, slab, columns, easy)
-    first, last = _band(grouped, rows, slab, static)
-    own = torch.arange(first, last, device=slab.device) == grouped.own[rows, None]
+    first, last = band_of(grouped, rows) if not static else (0, slab.shape[1])
+    return extreme_in_band(grouped, slabs, rows, slab[:, first:last], first, static, easy)
+
+
+def extreme_in_band(
+    grouped: Grouped,
+    slabs: Slabs,
+    rows: slice,
+    band: Tensor,
+    first: int,
+    static: bool,
+    easy: bool,
+) -> Tensor:
+    """Find the same as :func:`extreme_positive` in whole lanes of the slab, from ``first``."""
+    last = first + band.shape[1]
+    own = torch.arange(first, last, device=band.device) == grouped.own[rows, None]
     positive = grouped.same(rows, first, last) & ~own
-    band = slab[:, first:last]
     if easy:
         keys = torch.where(positive, band, torch.inf)
         return nearest(grouped, slabs, rows, keys, static, first)
@@ -66,7 +79,7 @@ def drop_same(
         slab.scatter_(1, columns, torch.inf)
         slab.scatter_(1, grouped.own[rows, None], torch.inf)
         return
-    first, last = _band(grouped, rows, slab, static)
+    first, last = band_of(grouped, rows) if not static else (0, slab.shape[1])
     same = grouped.same(rows, first, last)
     slab[:, first:last] = torch.where(same, torch.inf, slab[:, first:last])
 
@@ -87,9 +100,7 @@ def _among_listed(
     return settle(grouped, grouped.x[rows], row, columns[row, k], farthest=not easy)
 
 
-def _band(grouped: Grouped, rows: slice, slab: Tensor, static: bool) -> tuple[int, int]:
+def band_of(grouped: Grouped, rows: slice) -> tuple[int, int]:
     """Return the range of whole lanes outside which no column shares a label with these rows."""
-    if static:
-        return 0, slab.shape[1]
     first = int(grouped.start[rows][0]) // LANE * LANE
     return first, max(first + LANE, -int(-grouped.end[rows][-1] // LANE) * LANE)
