@@ -268,7 +268,7 @@ def test_refuses_words_it_does_not_know(name, keyword):
 
 
 def test_refuses_a_backend_that_cannot_run(any_of_them):
-    with pytest.raises(ValueError, match="backend 'triton' cannot run: there is no Triton kernel"):
+    with pytest.raises(ValueError, match="backend 'triton' cannot run: "):
         make(any_of_them, backend="triton")(*batch())
 
 

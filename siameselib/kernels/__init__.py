@@ -1,13 +1,16 @@
 """One operation per file, its backends side by side; this file picks the backend.
 
 ``reference`` is dense and obviously right: the truth for tests, and the quicker one for tiny
-batches. ``streaming`` sweeps blocks of rows and never holds the distance matrix. ``triton`` runs
-where an operation has a kernel for it.
+batches. ``streaming`` sweeps blocks of rows and never holds the distance matrix. ``triton`` keeps
+the tiles of the matrix in the registers of a GPU, where an operation has a kernel for it.
 """
 
+import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from siameselib import _check
@@ -27,17 +30,27 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
 }
 # dense references that pay for so many times fewer entries only
 _SLOWER = {"class_logsumexp": 16, "logsumexp": 16, "positive_sum": 16}
+PRECISIONS = ("exact", "tf32", "fast")
+TRITON: tuple[str, ...] = ()  # operations with a kernel
+# operation: the fewest rows from which its kernel is the quicker one on a GPU. An entry stands for
+# a committed measurement; there is none yet, so "auto" never takes Triton.
+_TRITON_WINS: dict[str, int] = {}
 _default = "auto"
+_precision = "exact"
 _TINY = 1 << 19  # entries of all differences up to which the dense reference is the quicker one
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str, *, precision: str = "exact") -> Iterator[None]:
     """Make ``name`` the backend of every call that says ``backend="auto"``.
 
     Args:
         name: "auto", "reference", "streaming" or "triton". "auto" takes the quicker of those
             that can run; any other runs or raises with the reason why it cannot.
+        precision: of Triton's kernels. "exact": miners find what the other backends find, losses
+            are accurate to float32. "tf32", "fast" (bfloat16): what these products round decides
+            which of nearly equal distances a miner takes; the distances that a loss is made of
+            are accurate all the same where it takes few of them.
 
     Example:
         >>> import torch
@@ -45,16 +58,30 @@ def use_backend(name: str) -> Iterator[None]:
         ...     print(explain("hardest", torch.zeros(4096, 128)))
         hardest of (4096, 4096) pairs in 128 dimensions on cpu: reference, as asked for
     """
-    global _default
+    global _default, _precision
     _check.choice("use_backend", "name", name, BACKENDS)
-    before, _default = _default, name
+    _check.choice("use_backend", "precision", precision, PRECISIONS)
+    before = _default, _precision
+    _default, _precision = name, precision
     try:
         yield
     finally:
-        _default = before
+        _default, _precision = before
 
 
-def choose(op: str, rows: int, columns: int, width: int, backend: str = "auto") -> str:
+def precision() -> str:
+    """Return the precision that :func:`use_backend` asked for."""
+    return _precision
+
+
+def choose(
+    op: str,
+    rows: int,
+    columns: int,
+    width: int,
+    backend: str = "auto",
+    x: Tensor | None = None,
+) -> str:
     """Name the backend that runs ``op`` on a (rows, columns) matrix.
 
     Args:
@@ -63,6 +90,7 @@ def choose(op: str, rows: int, columns: int, width: int, backend: str = "auto") 
         columns: of the matrix.
         width: how much memory the dense reference takes for each entry.
         backend: what the caller asks for.
+        x: the embeddings, where the operation has a Triton kernel.
 
     Returns:
         "reference", "streaming" or "triton".
@@ -74,18 +102,31 @@ def choose(op: str, rows: int, columns: int, width: int, backend: str = "auto") 
     if backend == "auto":
         backend = _default
     if backend == "auto":
+        if op in _TRITON_WINS and rows >= _TRITON_WINS[op] and not unsupported(op, "triton", x):
+            return "triton"
         size = rows * columns * width * _SLOWER.get(op, 1)
         return "reference" if size <= _TINY else "streaming"
-    reason = unsupported(op, backend)
+    reason = unsupported(op, backend, x)
     if reason is not None:
         raise ValueError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
 
 
-def unsupported(op: str, backend: str) -> str | None:
-    """Say why ``backend`` cannot run ``op``, None where it can."""
-    if backend == "triton":
+def unsupported(op: str, backend: str, x: Tensor | None = None) -> str | None:
+    """Say why ``backend`` cannot run ``op`` on the embeddings x, None where it can."""
+    if backend != "triton":
+        return None
+    if op not in TRITON:
         return f"there is no Triton kernel for {op}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; torch for CUDA brings it"
+    if x is None:
+        return None
+    interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if not x.is_cuda and not interpreted:
+        return f"its kernels run on CUDA tensors, these are on {x.device}"
+    if x.dtype == torch.float64:
+        return "its kernels compute in float32, these are torch.float64"
     return None
 
 
@@ -116,9 +157,13 @@ def explain(op: str, x: Tensor, y: Tensor | None = None) -> str:
     _check.matrix("explain", "x", x)
     n, m, width = len(x), len(x if y is None else y), x.shape[1]
     if _default == "auto":
-        chosen = choose(op, n, m, width if OPERATIONS[op] else 1)
-        reason = "the quicker one when tiny" if chosen == "reference" else "in linear memory"
+        chosen = choose(op, n, m, width if OPERATIONS[op] else 1, x=x)
+        reason = {
+            "reference": "the quicker one when tiny",
+            "streaming": "in linear memory",
+            "triton": "measured to be the quickest",
+        }[chosen]
     else:
-        chosen, why_not = _default, unsupported(op, _default)
+        chosen, why_not = _default, unsupported(op, _default, x)
         reason = "as asked for" if why_not is None else f"which cannot run: {why_not}"
     return f"{op} of ({n}, {m}) pairs in {width} dimensions on {x.device}: {chosen}, {reason}"
