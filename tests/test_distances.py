@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import paired_distances
 
 from siameselib.functional import mean_square_distance, paired_distance, unit_rows
+from siameselib.functional.distances import mined_distance
 
 METRICS = ["euclidean", "sqeuclidean", "cosine", "manhattan"]
 
@@ -40,6 +41,13 @@ def test_gradcheck(metric):
     assert torch.autograd.gradcheck(
         lambda a, b: paired_distance(a, b, metric), (a.requires_grad_(), b.requires_grad_())
     )
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+def test_second_derivatives(metric):
+    a, b = (torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradgradcheck(lambda a, b: paired_distance(a, b, metric), (a, b))
+    assert torch.autograd.gradgradcheck(lambda a, b: mined_distance(a, b[:1], metric), (a, b))
 
 
 @pytest.mark.parametrize("metric", [*METRICS, mean_square_distance])

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.batch import Batch, labelled_batch, warn_when_idle
-from siameselib.functional.distances import row_distance
+from siameselib.functional.distances import mined_distance
 from siameselib.functional.mining import (
     BATCH_METRICS,
     Triplets,
@@ -252,5 +252,5 @@ def _loss_of(
     ref = batch.ref if len(batch.ref) else batch.ref.new_zeros(1, batch.ref.shape[1])
     others = ref.index_select(0, torch.cat([triplets.positive, triplets.negative]))
     with torch.autocast(anchors.device.type, enabled=False):
-        positive, negative = row_distance(anchors, others.view(2, *anchors.shape), metric)
+        positive, negative = mined_distance(anchors, others.view(2, *anchors.shape), metric)
     return triplets_of_distances(positive, negative, margin, soft, triplets.valid, reduction)

@@ -14,10 +14,9 @@ memory; see :mod:`siameselib.kernels.candidates` for what it does off the CPU.
 import torch
 from torch import Tensor
 
-from siameselib.kernels import choose
+from siameselib.kernels import choose, mutual
 from siameselib.kernels.blocks import SLAB, Grouped, Slabs, group, in_range, least_from, squared
 from siameselib.kernels.candidates import entries, farthest, nearest, repair, settle
-from siameselib.kernels.mutual import negative_among, positive_among
 from siameselib.kernels.positives import drop_same, extreme_positive, few, listed
 
 
@@ -248,9 +247,8 @@ def streaming_hardest(
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)
-    if grouped.x is grouped.y and not static:
-        positive = positive_among(grouped, slabs, easy)
-        negative = negative_among(grouped, slabs)
+    if grouped.x is grouped.y and not static and len(x) > mutual.FEW:
+        positive, negative = mutual.hardest_among(grouped, slabs, easy)
     else:
         most = few(grouped, static)
         positive, negative = torch.empty_like(labels), torch.empty_like(labels)

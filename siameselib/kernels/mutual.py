@@ -8,22 +8,43 @@ then of the rows keeps these lists short. The CPU's way: the lists' lengths depe
 import torch
 from torch import Tensor
 
-from siameselib.kernels.blocks import LANE, Grouped, Slabs, squared
-from siameselib.kernels.candidates import DIFFERENCES, settle
-from siameselib.kernels.positives import band_of, extreme_in_band
+from siameselib.kernels.blocks import LANE, Grouped, Slabs
+from siameselib.kernels.candidates import settle
+from siameselib.kernels.positives import band_of, extreme_positive, few, listed
 
+FEW = 1024  # rows up to which it does not pay
 _HEIGHT, _WIDTH = 512, 1024  # of a tile: it stays in cache
-_DIRECT = 16  # positives a row up to which all their differences are taken
 
 
-def negative_among(grouped: Grouped, slabs: Slabs) -> Tensor:
-    """Find the original index of each row's nearest negative, -1 for none."""
+def hardest_among(grouped: Grouped, slabs: Slabs, easy: bool) -> tuple[Tensor, Tensor]:
+    """Find each row's farthest (easy: nearest) positive and nearest negative.
+
+    Returns:
+        Two (n,) vectors of original indices, -1 for none.
+    """
+    n, positive, most = len(grouped.x), torch.empty_like(grouped.rows), few(grouped, False)
     search = _Search(grouped, slabs)
-    for top in range(0, slabs.rows, _HEIGHT):
-        rows = slice(top, min(top + _HEIGHT, slabs.rows))
-        for left in range(top, slabs.columns, _WIDTH):
-            search.look(rows, slice(left, min(left + _WIDTH, slabs.columns)))
-    return search.found()
+    memory = grouped.x.new_empty(min(_HEIGHT, slabs.rows) * min(_WIDTH, slabs.columns))
+    for top in range(0, n, _HEIGHT):
+        rows = slice(top, min(top + _HEIGHT, n))
+        band = slice(*band_of(grouped, rows))
+        columns = listed(grouped, rows, most)
+        if band.stop - band.start > _WIDTH:
+            wide = grouped.x.new_empty((rows.stop - top) * (band.stop - band.start))
+            tile = slabs.tile(rows, band, wide)
+            positive[rows] = extreme_positive(
+                grouped, slabs, rows, tile, columns, False, easy, band.start
+            )
+        whole = slice(top, -(-rows.stop // LANE) * LANE)
+        for left in range(band.start, n, _WIDTH):
+            across = slice(left, min(left + _WIDTH, -(-n // LANE) * LANE))
+            tile = slabs.tile(whole, across, memory)
+            if left == band.start and band.stop <= across.stop:
+                positive[rows] = extreme_positive(
+                    grouped, slabs, rows, tile[: rows.stop - top], columns, False, easy, left
+                )
+            search.look(tile, rows, slice(left, min(across.stop, n)))
+    return positive, search.found()
 
 
 class _Search:
@@ -31,28 +52,28 @@ class _Search:
 
     def __init__(self, grouped: Grouped, slabs: Slabs) -> None:
         self.grouped, self.slabs = grouped, slabs
-        self.n = n = len(grouped.x)
-        self.least = grouped.x.new_full((n,), torch.inf)  # of the bounds seen, of each row
-        height, width = min(_HEIGHT, slabs.rows), min(_WIDTH, slabs.columns)
-        self.memory = grouped.x.new_empty(height * width)
+        self.least = grouped.x.new_full((len(grouped.x),), torch.inf)  # of each row's bounds seen
         self.listed: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.count, self.limit = 0, 8 * n + len(self.memory)
+        self.count, self.limit = 0, 8 * len(grouped.x) + _HEIGHT * _WIDTH
 
-    def look(self, rows: slice, columns: slice) -> None:
-        """List what is new in a tile, for its rows and for its columns."""
-        tile = self.slabs.tile(rows, columns, self.memory)
-        inside = slice(rows.start, min(rows.stop, self.n))
-        last = int(self.grouped.end[inside.stop - 1])
+    def look(self, tile: Tensor, rows: slice, columns: slice) -> None:
+        """List what is new in a tile, for its rows and for the columns after them.
+
+        Args:
+            tile: whole lanes; used up.
+            rows: which rows it begins with,
+            columns: and which columns.
+        """
+        last = int(self.grouped.end[rows.stop - 1])
         if last > columns.start:
-            same = self.grouped.same(inside, columns.start, min(last, columns.stop))
+            same = self.grouped.same(rows, columns.start, min(last, columns.stop))
             tile[: len(same), : same.shape[1]].masked_fill_(same, torch.inf)
-        height, width = tile.shape
-        across = tile.view(height, -1, LANE)[: inside.stop - inside.start]
-        self._list(across, across.amin(-1), inside, columns.start)
-        others = slice(max(columns.start, rows.stop), min(columns.stop, self.n))
+        across = tile[: rows.stop - rows.start].view(rows.stop - rows.start, -1, LANE)
+        self._list(across, across.amin(-1), rows, columns.start)
+        others = slice(max(columns.start, rows.stop), columns.stop)
         if others.start < others.stop:
             skip = others.start - columns.start
-            down = tile.view(-1, LANE, width)[..., skip : skip + others.stop - others.start]
+            down = tile.view(-1, LANE, tile.shape[1])[..., skip : others.stop - columns.start]
             self._list(down.permute(2, 0, 1), down.amin(1).T, others, rows.start)
         if self.count > self.limit:
             self._shorten()
@@ -95,36 +116,3 @@ class _Search:
         """Return each row's nearest negative by its original index, -1 for none."""
         row, column, _ = self._near()
         return settle(self.grouped, self.grouped.x, row, column)
-
-
-def positive_among(grouped: Grouped, slabs: Slabs, easy: bool) -> Tensor:
-    """Find the original index of each row's farthest (easy: nearest) positive, -1 for none."""
-    n, positive = len(grouped.x), torch.empty_like(grouped.rows)
-    most = int(grouped.positive_count().max())
-    if most == 0:
-        return positive.fill_(-1)
-    if most <= _DIRECT:
-        step = max(1, DIFFERENCES // (most * grouped.x.shape[1]))
-        for first in range(0, n, step):
-            rows = slice(first, min(first + step, n))
-            positive[rows] = _extreme_of_all(grouped, rows, most, easy)
-        return positive
-    memory = None
-    for first in range(0, n, _HEIGHT):
-        rows = slice(first, min(first + _HEIGHT, n))
-        low, high = band_of(grouped, rows)
-        memory = grouped.x.new_empty((rows.stop - first) * (high - low))
-        band = slabs.tile(rows, slice(low, high), memory)
-        positive[rows] = extreme_in_band(grouped, slabs, rows, band, low, False, easy)
-    return positive
-
-
-def _extreme_of_all(grouped: Grouped, rows: slice, most: int, easy: bool) -> Tensor:
-    n, columns = len(grouped.x), grouped.positives(rows, most)
-    there, columns = columns < n, columns.clamp_(max=n - 1)
-    others = grouped.x.index_select(0, columns.flatten()).view(*columns.shape, -1)
-    value = squared(others, grouped.x[rows, None])
-    value = torch.where(there, value if easy else -value, torch.inf)
-    best = there & (value == value.amin(1, keepdim=True))
-    original = torch.where(best, grouped.columns[columns], n).amin(1)
-    return torch.where(original < n, original, -1)

@@ -30,6 +30,7 @@ def extreme_positive(
     columns: Tensor | None,
     static: bool,
     easy: bool,
+    first: int = 0,
 ) -> Tensor:
     """Find the original index of each row's farthest (easy: nearest) positive, -1 for none.
 
@@ -41,57 +42,57 @@ def extreme_positive(
         columns: what :func:`listed` returned.
         static: see :mod:`siameselib.kernels.candidates`.
         easy: whether to look for the nearest.
+        first: the slab's first column, of a whole lane, if it has only those near the positives.
 
     Returns:
         (rows,) columns.
     """
     if columns is not None:
-        return _among_listed(grouped, slabs, rows, slab, columns, easy)
-    first, last = band_of(grouped, rows) if not static else (0, slab.shape[1])
-    return extreme_in_band(grouped, slabs, rows, slab[:, first:last], first, static, easy)
-
-
-def extreme_in_band(
-    grouped: Grouped,
-    slabs: Slabs,
-    rows: slice,
-    band: Tensor,
-    first: int,
-    static: bool,
-    easy: bool,
-) -> Tensor:
-    """Find the same as :func:`extreme_positive` in whole lanes of the slab, from ``first``."""
-    last = first + band.shape[1]
-    own = torch.arange(first, last, device=band.device) == grouped.own[rows, None]
-    positive = grouped.same(rows, first, last) & ~own
+        return _among_listed(grouped, slabs, rows, slab, columns, easy, first)
+    low, high = (0, slab.shape[1]) if static else band_of(grouped, rows)
+    own = torch.arange(low, high, device=slab.device) == grouped.own[rows, None]
+    positive = grouped.same(rows, low, high) & ~own
+    band = slab[:, low - first : high - first]
     if easy:
         keys = torch.where(positive, band, torch.inf)
-        return nearest(grouped, slabs, rows, keys, static, first)
+        return nearest(grouped, slabs, rows, keys, static, low)
     keys = torch.where(positive, -band, torch.inf)
-    return farthest(grouped, slabs, rows, keys, first, static)
+    return farthest(grouped, slabs, rows, keys, low, static)
 
 
 def drop_same(
-    grouped: Grouped, rows: slice, slab: Tensor, columns: Tensor | None, static: bool
+    grouped: Grouped,
+    rows: slice,
+    slab: Tensor,
+    columns: Tensor | None,
+    static: bool,
+    first: int = 0,
 ) -> None:
-    """Make the entries that share the row's label infinite; ``columns`` as above."""
+    """Make the entries that share the row's label infinite; arguments as above."""
     if columns is not None:
-        slab.scatter_(1, columns, torch.inf)
-        slab.scatter_(1, grouped.own[rows, None], torch.inf)
+        own = grouped.own[rows, None]
+        slab.scatter_(1, torch.where(columns < len(grouped.y), columns, own) - first, torch.inf)
+        slab.scatter_(1, own - first, torch.inf)
         return
-    first, last = band_of(grouped, rows) if not static else (0, slab.shape[1])
-    same = grouped.same(rows, first, last)
-    slab[:, first:last] = torch.where(same, torch.inf, slab[:, first:last])
+    low, high = (0, slab.shape[1]) if static else band_of(grouped, rows)
+    slab[:, low - first : high - first].masked_fill_(grouped.same(rows, low, high), torch.inf)
 
 
 def _among_listed(
-    grouped: Grouped, slabs: Slabs, rows: slice, slab: Tensor, columns: Tensor, easy: bool
+    grouped: Grouped,
+    slabs: Slabs,
+    rows: slice,
+    slab: Tensor,
+    columns: Tensor,
+    easy: bool,
+    first: int,
 ) -> Tensor:
     if columns.shape[1] == 0:
         return torch.full_like(grouped.rows[rows], -1)
     there, x_square = columns < len(grouped.y), slabs.x_square[rows]
-    bound = slab.gather(1, columns)
+    bound = slab.gather(1, torch.where(there, columns - first, 0))
     if easy:
+        bound = torch.where(there, bound, torch.inf)
         near = bound <= slabs.ceiling(x_square, bound.amin(1))[:, None]
     else:
         best = torch.where(there, bound, -torch.inf).amax(1)
