@@ -179,8 +179,15 @@ def test_a_net_that_is_replaced_during_training():
 
 
 def test_report_before_any_step():
-    report = sl.Doctor(nn.Linear(2, 2)).report()
-    assert report.healthy and report.looked_at == []
+    doctor = sl.Doctor(nn.Linear(8, 8), sl.SupConLoss())
+    report = doctor.report()
+    assert not report.findings and report.looked_at == []
+    assert not report.healthy and not report.sick and "Healthy" not in str(report)
+    assert report.summary == "too little seen to tell"
+    loop(nn.Linear(8, 8), sl.SupConLoss(), doctor, steps=5)
+    assert "5 training steps most of it" in str(doctor.report())
+    loop(nn.Linear(8, 8), sl.SupConLoss(), doctor, steps=55)
+    assert doctor.report().unseen == ""
 
 
 def test_images_compare_the_modes_and_leave_the_net_alone():

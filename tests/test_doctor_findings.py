@@ -96,9 +96,9 @@ def train(net=None, lr=0.1, steps=70, criterion=None, embed=None, noise=False, o
     return doctor.report()
 
 
-def validated(scores, same, threshold=None, train_noise=0.3):
+def validated(scores, same, threshold=None, train_noise=0.3, steps=20):
     doctor = sl.Doctor(Fixed())
-    for step in range(20):
+    for step in range(steps):
         y = labels_of(step)
         doctor.step(clustered(y, train_noise), y, 1.0)
     doctor.validation(scores, same, threshold)
@@ -283,6 +283,10 @@ CASES = {
     "overfitting": (
         lambda: validated(POOR, ONE),
         lambda: validated(GOOD, ONE),
+    ),
+    "near-chance": (
+        lambda: validated(POOR, ONE, train_noise=3.0, steps=200),
+        lambda: validated(GOOD, ONE, steps=200),
     ),
     "frozen-but-moving": (
         lambda: train(half_frozen(lambda trunk: trunk.requires_grad_(False))),

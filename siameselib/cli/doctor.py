@@ -12,9 +12,9 @@ def add(rooms: Rooms) -> None:
         "doctor",
         help="what is wrong with a training, in words",
         description=(
-            "Examine what a training left behind: the folder of a run (doctor.json, history.jsonl, "
-            "result.json), or an .npz file with embeddings and labels; x1, x2 and same; or scores "
-            "and same, with the threshold in use."
+            "Examine what a training left behind: the folder of a run (doctor.json, or else "
+            "history.jsonl, result.json and model.pt), or an .npz file with embeddings and "
+            "labels; x1, x2 and same; or scores and same, with the threshold in use."
         ),
         epilog="Exit code 1 if there is a finding worse than a note.",
     )
@@ -26,4 +26,4 @@ def add(rooms: Rooms) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     report = diagnose_saved(args.path)
     say(args, report.as_dict(), str(report))
-    return 0 if report.healthy else 1
+    return int(report.sick)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from siameselib.files import replacing
+from siameselib.files import read_arrays, replacing
 
 
 class Embeddings(NamedTuple):
@@ -47,12 +47,7 @@ def load(path: str | os.PathLike[str]) -> Embeddings:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except Exception as error:  # damaged zips raise a dozen kinds
-        reason = f"{path} is no readable .npz of arrays ({type(error).__name__})"
-        raise ValueError(reason) from error
+    found = read_arrays(path)
     for name in ("embeddings", "labels"):
         if name not in found:
             raise ValueError(f"{path} must hold {name!r}, got {', '.join(found) or 'nothing'}")

@@ -44,6 +44,21 @@ class Judged(NamedTuple):
     auc: Auc
 
 
+class Figures(NamedTuple):
+    """What is known of pairs that were not trained on where their scores were not kept."""
+
+    of: str
+    """"test" or "validation"."""
+    auc: float
+    se: float | None
+    """None where it is not known how many pairs there were."""
+    accuracy: float | None
+
+    def __str__(self) -> str:
+        area = f"AUC {self.auc:.3f}" + ("" if self.se is None else f" ± {self.se:.3f}")
+        return area if self.accuracy is None else f"{area}, accuracy {self.accuracy:.3f}"
+
+
 class Distances(NamedTuple):
     """Distances of the pairs of a sample, and which of them are of one identity."""
 
@@ -75,7 +90,8 @@ class Evidence:
     probe: Tensor | None = None
     one_look: bool = False
     epochs: int = 0
-    epoch_auc: float | None = None
+    epoch_aucs: Sequence[float] = ()
+    figures: Figures | None = None
     distances: Distances | None = None
     early_distances: Distances | None = None
 
@@ -106,6 +122,13 @@ class Evidence:
         return self.logit_auc if self.logit_auc is not None else self.auc
 
     @property
+    def new_pairs(self) -> Figures | None:
+        """What is known of pairs that were not trained on."""
+        if self.validation is None:
+            return self.figures
+        return Figures("validation", *self.validation.auc[:2], None)
+
+    @property
     def solved(self) -> bool:
         """Whether the training pairs are told apart as good as perfectly."""
         return self.best_auc is not None and self.best_auc.value > 0.995
@@ -114,7 +137,7 @@ class Evidence:
     def learns(self) -> bool:
         """Whether the recent pairs are told apart better than by chance, and not by a little."""
         found = self.best_auc
-        if self.epoch_auc is not None and self.epoch_auc > 0.6:
+        if self.figures is not None and self.figures.auc > 0.6:
             return True
         return found is not None and found.value > 0.5 + max(3 * found.se, 0.1)
 

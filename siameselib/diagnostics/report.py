@@ -52,22 +52,31 @@ class Report:
         subject: what was examined, in words.
         vitals: the figures behind it, in words: loss, AUC, distances.
         looked_at: the codes that could be judged on what was seen.
+        unseen: what could not be seen and would have to be for a clean bill of health, in words;
+            empty where enough was.
     """
 
     findings: list[Finding]
     subject: str
     vitals: dict[str, str] = field(default_factory=dict)
     looked_at: list[str] = field(default_factory=list)
+    unseen: str = ""
+
+    @property
+    def sick(self) -> bool:
+        """Whether there is a finding worse than a note."""
+        return any(finding.severity != "note" for finding in self.findings)
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing worse than a note."""
-        return all(finding.severity == "note" for finding in self.findings)
+        """Whether enough was seen and there is nothing worse than a note."""
+        return not self.sick and not self.unseen
 
     @property
     def summary(self) -> str:
-        """The verdict in a few words: healthy, or the codes, most important first."""
-        return ", ".join(finding.code for finding in self.findings) or "healthy"
+        """The verdict in a few words: the codes, most important first; else whether it is well."""
+        codes = ", ".join(finding.code for finding in self.findings)
+        return codes or ("too little seen to tell" if self.unseen else "healthy")
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as lists and strings, ready for JSON."""
@@ -77,6 +86,7 @@ class Report:
             "findings": [finding.as_dict() for finding in self.findings],
             "vitals": self.vitals,
             "looked_at": self.looked_at,
+            "unseen": self.unseen,
         }
 
     @classmethod
@@ -91,11 +101,14 @@ class Report:
         """
         words = ("code", "severity", "seen", "why", "do")
         findings = [Finding(**{word: each[word] for word in words}) for each in kept["findings"]]
-        return cls(findings, kept["subject"], kept["vitals"], kept["looked_at"])
+        unseen = kept.get("unseen", "")
+        return cls(findings, kept["subject"], kept["vitals"], kept["looked_at"], unseen)
 
     def __str__(self) -> str:
         lines = [f"siameselib doctor: {self.subject}", f"{_verdict(self)}"]
         lines += [f"  {name}: {text}" for name, text in self.vitals.items()]
+        if self.unseen:
+            lines.append(_paragraph("not seen", self.unseen))
         return "\n".join([*lines, *(f"\n{finding}" for finding in self.findings)])
 
 
@@ -107,7 +120,8 @@ def ranked(findings: Iterable[Finding | None]) -> list[Finding]:
 
 def _verdict(report: Report) -> str:
     if not report.findings:
-        return f"Healthy: {len(report.looked_at)} checks, nothing found."
+        checks = f"{len(report.looked_at)} checks, nothing found"
+        return f"Too little seen to tell: {checks}." if report.unseen else f"Healthy: {checks}."
     counts = [
         f"{n} {severity}" + ("s" if n > 1 and severity != "critical" else "")
         for severity in SEVERITIES
@@ -120,7 +134,7 @@ def _paragraph(word: str, text: str) -> str:
     return fill(
         text,
         96,
-        initial_indent=f"  {word + ':':<6}",
+        initial_indent="  " + f"{word}: ".ljust(6),
         subsequent_indent=" " * 8,
         break_long_words=False,
         break_on_hyphens=False,

@@ -1,7 +1,7 @@
 """The doctor on what a training left behind: a run's folder, or embeddings in a file."""
 
-import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from siameselib import _check
 from siameselib.diagnostics.collect import Sample, sample_of
-from siameselib.diagnostics.evidence import Evidence, gather, judge_scores
+from siameselib.diagnostics.evidence import Figures, gather, judge_scores
 from siameselib.diagnostics.findings import CHECKS, run_checks, vitals
-from siameselib.diagnostics.reading import Reading, read
-from siameselib.diagnostics.report import Finding, Report, ranked
+from siameselib.diagnostics.reading import read
+from siameselib.diagnostics.report import Report, ranked
+from siameselib.diagnostics.runs import diagnose_run
 from siameselib.evaluation.inputs import check_pairs
+from siameselib.files import read_arrays
 
+_WHERE = "diagnose_saved"
 _CHUNK, _CHUNKS = 512, 8  # embeddings compared with each other at a time
 
 
 def diagnose_saved(path: str | os.PathLike[str]) -> Report:
     """Examine the folder of a run, or a file of embeddings.
 
-    A folder is one that ``examples/lfw/train.py`` wrote: ``doctor.json`` (what the doctor found
-    in training), ``history.jsonl`` and ``result.json``, as far as they are there. A file is an
+    A folder is one that ``examples/lfw/train.py`` wrote. Where the doctor watched the training,
+    ``doctor.json`` has what it found; else ``history.jsonl``, ``result.json`` and ``model.pt`` are
+    looked at, as far as they are there, and the report says what could not be seen. A file is an
     ``.npz`` with ``embeddings`` (n, d) and ``labels`` (n,); or ``x1``, ``x2`` and ``same``; or
     ``scores`` and ``same``, with the ``threshold`` in use.
 
@@ -47,25 +52,30 @@ def diagnose_saved(path: str | os.PathLike[str]) -> Report:
     """
     path = Path(path)
     if path.is_dir():
-        return _of_run(path)
+        return diagnose_run(path)
     if not path.is_file():
-        raise FileNotFoundError(f"diagnose_saved: there is no file or folder {path}")
+        raise FileNotFoundError(f"{_WHERE}: there is no file or folder {path}")
     return _of_arrays(path)
 
 
 def _of_arrays(path: Path) -> Report:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            kept = {name: file[name] for name in file.files}
-    except (ValueError, OSError) as error:
-        raise ValueError(f"diagnose_saved: {path} is no .npz file of arrays ({error})") from error
+        kept = read_arrays(path)
+    except ValueError as error:
+        raise ValueError(f"{_WHERE}: {error}") from error
     samples: list[Sample] = []
     validation = None
+    unseen = "losses, batches, gradients and the net: there are only "
     if {"embeddings", "labels"} <= kept.keys():
-        samples = _chunks(torch.from_numpy(kept["embeddings"]), _numbered(kept["labels"]))
+        x = _rows(kept, "embeddings")
+        labels = _column(kept, "labels", len(x), "iuSU", "integers or names")
+        samples = _chunks(x, torch.from_numpy(np.unique(labels, return_inverse=True)[1]))
         subject = f"{len(kept['labels']):,} embeddings in {path.name}"
+        unseen += "embeddings with their labels"
     elif {"x1", "x2", "same"} <= kept.keys():
-        x1, x2, same = (torch.from_numpy(kept[name]) for name in ("x1", "x2", "same"))
+        x1, x2 = _rows(kept, "x1"), _rows(kept, "x2")
+        _check.same_shape(_WHERE, x1=x1, x2=x2)
+        same = torch.from_numpy(_column(kept, "same", len(x1), "biuf", "0 and 1"))
         samples = [
             sample_of(k, (a, b), s, None, None, None)
             for k, (a, b, s) in enumerate(
@@ -73,14 +83,16 @@ def _of_arrays(path: Path) -> Report:
             )
         ]
         subject = f"{len(same):,} pairs in {path.name}"
+        unseen += "pairs of embeddings"
     elif {"scores", "same"} <= kept.keys():
-        checked = check_pairs("diagnose_saved", kept["scores"], kept["same"])
+        checked = check_pairs(_WHERE, kept["scores"], kept["same"])
         threshold = float(kept["threshold"]) if "threshold" in kept else None
         validation = judge_scores(*checked, threshold)
         subject = f"{len(checked[0]):,} scored pairs in {path.name}"
+        unseen += "scores"
     else:
         raise ValueError(
-            f"diagnose_saved: {path} must hold embeddings and labels, x1, x2 and same, or scores "
+            f"{_WHERE}: {path} must hold embeddings and labels, x1, x2 and same, or scores "
             f"and same, got {', '.join(kept) or 'nothing'}"
         )
     evidence = gather(
@@ -96,80 +108,40 @@ def _of_arrays(path: Path) -> Report:
         modes=None,
         validation=validation,
     ).of_one_look(None, ())
+    told = vitals(evidence)
+    if evidence.auc is not None:
+        found = Figures("saved", evidence.auc.value, evidence.auc.se, None)
+        evidence = replace(evidence, figures=found)
     findings, looked_at = run_checks(CHECKS, evidence)
-    return Report(ranked(findings), subject, vitals(evidence), looked_at)
+    unseen += f". {len(looked_at)} of {len(CHECKS)} checks could be made."
+    return Report(ranked(findings), subject, told, looked_at, unseen)
 
 
-def _numbered(labels: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.unique(labels, return_inverse=True)[1].reshape(-1))
+def _rows(kept: dict[str, NDArray[Any]], name: str) -> Tensor:
+    """Embeddings as float32; NaN and infinity are for the doctor to find."""
+    x = kept[name]
+    if x.ndim != 2 or x.size == 0 or x.dtype.kind not in "iuf":
+        got = f"{x.dtype} {x.shape}"
+        raise _check.refuse(_WHERE, name, "hold numbers of shape (n, d)", got)
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def _column(
+    kept: dict[str, NDArray[Any]], name: str, n: int, kinds: str, what: str
+) -> NDArray[Any]:
+    found = kept[name]
+    if found.shape != (n,) or found.dtype.kind not in kinds:
+        got = f"{found.dtype} {found.shape}"
+        raise _check.refuse(_WHERE, name, f"hold {what} of shape (n,) = ({n},)", got)
+    return found
 
 
 def _chunks(x: Tensor, labels: Tensor) -> list[Sample]:
     """Cut embeddings into batches, neighbours in the order of the labels together."""
-    if x.ndim != 2 or len(x) != len(labels):
-        raise ValueError(
-            f"diagnose_saved: embeddings must have shape (n, d) with one label each, got "
-            f"{tuple(x.shape)} and {len(labels)} labels"
-        )
     order = labels.argsort(stable=True)
     parts = torch.split(order, _CHUNK)
     chosen = parts[:: max(1, -(-len(parts) // _CHUNKS))]
-    x = x.float()
     return [
         Sample(k, "batch", (x[rows],), labels[rows], None, None, None, False, None)
         for k, rows in enumerate(chosen)
     ]
-
-
-def _of_run(path: Path) -> Report:
-    kept, history, result = path / "doctor.json", path / "history.jsonl", path / "result.json"
-    subject, told, looked_at = f"the run in {path.name}", {}, list[str]()
-    findings: list[Finding | None] = []
-    if not any(file.is_file() for file in (kept, history, result)):
-        names = "doctor.json, history.jsonl, result.json"
-        raise ValueError(f"diagnose_saved: {path} holds none of {names}")
-    if kept.is_file():
-        report = Report.from_dict(json.loads(kept.read_text()))
-        findings, told, looked_at = [*report.findings], report.vitals, report.looked_at
-        subject += f", {report.subject}"
-    elif history.is_file():
-        evidence = _of_history([json.loads(line) for line in history.read_text().splitlines()])
-        found, looked_at = run_checks(CHECKS, evidence)
-        findings, told = [*found], vitals(evidence)
-    if result.is_file() and "threshold-error" not in {f.code for f in findings if f}:
-        findings.append(_threshold(json.loads(result.read_text())))
-        looked_at = sorted({*looked_at, "threshold-error"})
-    return Report(ranked(findings), subject, told, looked_at)
-
-
-def _of_history(lines: list[dict[str, Any]]) -> Evidence:
-    """Read the epochs of a run that kept no report: losses, trivial value, active share, AUC."""
-    losses = np.array([line["loss"] for line in lines], np.float64)
-    last = lines[-1] if lines else {}
-    return Evidence(
-        Reading("the loss"),
-        losses=losses,
-        trivial=last.get("trivial"),
-        active=last.get("active"),
-        epochs=len(losses),
-        epoch_auc=last.get("val_auc"),
-    )
-
-
-def _threshold(result: dict[str, Any]) -> Finding | None:
-    """Accuracy far below one minus the equal error rate is the threshold's fault."""
-    accuracy, se, eer = (result.get(name) for name in ("accuracy", "accuracy_se", "eer"))
-    if accuracy is None or se is None or eer is None:
-        return None
-    if 1 - eer - accuracy < max(0.05, 3 * se):
-        return None
-    return Finding(
-        "threshold-error",
-        "critical" if 1 - eer - accuracy > 0.15 else "warning",
-        f"On the test pairs the accuracy is {accuracy:.3f}, but the equal error rate is {eer:.3f}: "
-        f"some threshold reaches {1 - eer:.3f}.",
-        "The embeddings are better than their verdict: the threshold was fitted on pairs that are "
-        "not like these.",
-        "Fit the threshold on pairs of people that are not trained on (Verifier.fit), never on "
-        "training pairs.",
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from siameselib import _check
-from siameselib.files import replacing
+from siameselib.files import read_json, read_json_lines, replacing
 from siameselib.report.verdict import verdict
 
 if TYPE_CHECKING:
@@ -120,11 +120,10 @@ def write_report(
     if not (folder / "result.json").is_file():
         expected = "hold the result.json of a run"
         raise _check.refuse("write_report", "folder", expected, str(folder), FileNotFoundError)
-    result = _read(folder / "result.json", dict)
-    lines = folder / "history.jsonl"
-    history = [_parse(lines, line) for line in _lines(lines)] if lines.is_file() else []
-    doctor = folder / "doctor.json"
-    findings = _read(doctor, (list, dict)) if doctor.is_file() else None
+    result = read_json("write_report", folder / "result.json")
+    lines, doctor = folder / "history.jsonl", folder / "doctor.json"
+    history = read_json_lines("write_report", lines) if lines.is_file() else []
+    findings = read_json("write_report", doctor, (list, dict)) if doctor.is_file() else None
     if isinstance(findings, dict):
         findings = findings.get("findings", [])
     drawn = {file.stem: file for file in sorted(folder.glob("*.png"))}
@@ -326,21 +325,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return escape(value if isinstance(value, str) else json.dumps(value))
-
-
-def _read(path: Path, kind: Any) -> Any:
-    found = _parse(path, path.read_text(encoding="utf-8"))
-    if not isinstance(found, kind):
-        raise _check.refuse("write_report", path.name, "hold a JSON object", type(found).__name__)
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _parse(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise _check.refuse("write_report", path.name, "be JSON", f"{error}") from error

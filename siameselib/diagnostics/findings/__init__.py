@@ -41,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     judging.train_eval_gap,
     loss.nothing_active,
     judging.overfitting,
+    judging.near_chance,
     embeddings.dimensional_collapse,
     embeddings.dead_dimensions,
     head.head_asymmetric,
@@ -48,13 +49,16 @@ CHECKS: tuple[Check, ...] = (
 
 
 E = TypeVar("E")
+_SOON = 30  # steps, before which many a finding is not drawn
 
 
 def examine(evidence: Evidence) -> Report:
     """Make every check of a training for which something was seen."""
     findings, looked_at = run_checks(CHECKS, evidence)
-    subject = f"{evidence.steps:,} training steps of {evidence.reading.name}"
-    return Report(ranked(findings), subject, vitals(evidence), looked_at)
+    steps = "1 training step" if evidence.steps == 1 else f"{evidence.steps:,} training steps"
+    unseen = f"after {steps} most of it: look again later" if evidence.steps < _SOON else ""
+    subject = f"{steps} of {evidence.reading.name}"
+    return Report(ranked(findings), subject, vitals(evidence), looked_at, unseen)
 
 
 def run_checks(
@@ -84,6 +88,8 @@ def vitals(e: Evidence) -> dict[str, str]:
         told["loss"] = f"{e.losses[0]:.4g} at first, {e.losses[-5:].mean():.4g} at last{ahead}"
     if e.active is not None:
         told["active"] = f"{e.active:.1%} of the terms cost something"
+    if e.figures is not None:
+        told[f"{e.figures.of} pairs"] = str(e.figures)
     if e.auc is not None:
         told["distances"] = f"AUC {e.auc} on {e.auc.pairs:,} {pairs}"
     if e.logit_auc is not None:

@@ -1,4 +1,4 @@
-"""From training to other pairs: the threshold, the mode of the net, overfitting."""
+"""From training to other pairs: the threshold, the mode of the net, overfitting, chance."""
 
 import math
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from siameselib.diagnostics.evidence import (
     Evidence,
+    Figures,
     Floats,
     hanley_mcneil,
     spread,
@@ -21,6 +22,10 @@ from siameselib.evaluation.verification import accuracy_at
 
 _LOST = 0.05  # accuracy
 _GAP = 0.15  # AUC
+_FALLEN = 0.03  # AUC, from the best epoch to the last
+_CHANCE = 0.1  # AUC above one half
+_LEARNT = 0.8  # of the trivial loss
+_STEPS, _EPOCHS = 200, 3  # until new pairs should be told apart
 
 
 def threshold_error(e: Evidence) -> Finding | None:
@@ -59,20 +64,46 @@ def threshold_error(e: Evidence) -> Finding | None:
 
 def overfitting(e: Evidence) -> Finding | None:
     """Training pairs told apart, other pairs not."""
-    trained, judged = need(e.best_auc), need(e.validation).auc
-    gap = trained.value - judged.value
-    if gap < max(_GAP, 3 * math.hypot(trained.se, judged.se)):
+    seen = _overfitted(e) if e.best_auc is not None else _overfitted_in_history(e)
+    if seen is None:
         return None
     return Finding(
         "overfitting",
         "warning",
-        f"The AUC is {trained} on training pairs and {judged} on validation pairs.",
+        seen,
         "The net knows the training images by heart. A fixed list of pairs invites that: most of "
         "its images occur under one label only (91 % on LFW's list), so knowing the image is "
         "knowing the answer.",
         "Use identity labels and draw new pairs each epoch (PairSampler, PKSampler), augment, and "
         "stop when the validation AUC does; use the other pairs of the batch as negatives "
         "(InfoNCELoss) where there is a list only.",
+    )
+
+
+def near_chance(e: Evidence) -> Finding | None:
+    """Pairs that were not trained on are hardly told apart."""
+    found = need(e.new_pairs)
+    enough(e.settled(_STEPS) or e.epochs >= _EPOCHS or found.of == "test")
+    enough(found.se is None or found.se <= _CHANCE / 2)
+    if found.auc >= 0.5 + _least(found):
+        return None
+    learnt = e.solved or _learnt(e)
+    why = (
+        "The training loss says that something was learnt; what was learnt holds for the images "
+        "trained on and for no others."
+        if learnt
+        else "Guessing gives an AUC and an accuracy of one half: no threshold makes a verdict of "
+        "such scores."
+    )
+    return Finding(
+        "near-chance",
+        "critical",
+        f"The {found.of} pairs are hardly told apart: {found}.",
+        why,
+        "See to the findings above this one first. If there are none: sl.diagnose on the untrained "
+        "net and the loader looks for what is wrong with the data; a head that compares "
+        "(InteractionHead, DistanceHead) or a loss on unit embeddings, identities drawn anew each "
+        "epoch (PKSampler with SupConLoss) and augmentation are what most often helps.",
     )
 
 
@@ -106,6 +137,45 @@ def train_eval_gap(e: Evidence) -> Finding | None:
         "Send the whole batch through in one forward pass, mix identities in it, take larger "
         "batches or a higher BatchNorm momentum, or GroupNorm in place of BatchNorm.",
     )
+
+
+def _overfitted(e: Evidence) -> str | None:
+    """Compare training pairs with validation pairs."""
+    trained, judged = need(e.best_auc), need(e.validation).auc
+    if trained.value - judged.value < max(_GAP, 3 * math.hypot(trained.se, judged.se)):
+        return None
+    return f"The AUC is {trained} on training pairs and {judged} on validation pairs."
+
+
+def _overfitted_in_history(e: Evidence) -> str | None:
+    """Compare the loss with new pairs, and the last epoch with the best."""
+    found = need(e.new_pairs)
+    enough(e.epochs >= _EPOCHS)
+    if _learnt(e) and found.auc < 0.5 + _least(found):
+        return (
+            f"The training loss fell to {e.losses[-1]:.3g}, that of a net that has learnt nothing "
+            f"is {need(e.trivial):.3g}; on the "
+            f"{found.of} pairs: {found}."
+        )
+    enough(len(e.epoch_aucs) >= _EPOCHS)
+    best = int(np.argmax(e.epoch_aucs))
+    fall = e.epoch_aucs[best] - e.epoch_aucs[-1]
+    if fall < max(_FALLEN, 3 * math.sqrt(2) * (found.se or 0.0)):
+        return None
+    return (
+        f"The validation AUC was {e.epoch_aucs[best]:.3f} in epoch {best + 1} and "
+        f"{e.epoch_aucs[-1]:.3f} in the last one, {len(e.epoch_aucs)}."
+    )
+
+
+def _learnt(e: Evidence) -> bool:
+    """Whether the loss went well below that of a net that knows nothing."""
+    tail = e.tail()
+    return e.trivial is not None and len(tail) > 0 and float(tail.mean()) < _LEARNT * e.trivial
+
+
+def _least(found: Figures) -> float:
+    return max(_CHANCE, 3 * (found.se or 0.0))
 
 
 def _crossed(scores: Floats, same: NDArray[np.bool_]) -> tuple[float, float]:

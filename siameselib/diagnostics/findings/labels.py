@@ -20,7 +20,7 @@ def labels_inverted(e: Evidence) -> Finding | None:
         "the distances of the very first steps": _listed(e, e.first_auc),
         "the distances of recent training pairs": _listed(e, e.auc),
         "the logits of recent training pairs": e.logit_auc,
-        "the scores of the validation pairs": _validation_auc(e),
+        "the scores of pairs that were not trained on": _new_auc(e),
     }
     enough(any(found is not None for found in sources.values()))
     for where, found in sources.items():
@@ -180,5 +180,6 @@ def _listed(e: Evidence, found: Auc | None) -> Auc | None:
     return None if e.form == "triplets" else found
 
 
-def _validation_auc(e: Evidence) -> Auc | None:
-    return None if e.validation is None else e.validation.auc
+def _new_auc(e: Evidence) -> Auc | None:
+    found = e.new_pairs
+    return None if found is None or found.se is None else Auc(found.auc, found.se, 0)

@@ -16,14 +16,14 @@ _ABOVE = 2.0  # times the trivial loss
 
 def non_finite(e: Evidence) -> Finding | None:
     """NaN or infinity in the losses or the embeddings."""
-    enough(len(e.losses) > 0)
-    losses = float(np.mean(~np.isfinite(e.losses)))
     rows = e.rows
+    enough(len(e.losses) > 0 or rows is not None)
+    losses = float(np.mean(~np.isfinite(e.losses))) if len(e.losses) else 0.0
     broken = 0.0 if rows is None else float((~rows.isfinite()).any(1).float().mean())
     if losses == 0 and broken == 0:
         return None
     first = int(np.flatnonzero(~np.isfinite(e.losses))[0]) if losses else None
-    since = "" if first is None else f" (first at step {e.steps - len(e.losses) + first})"
+    since = "" if first is None else f" (first {_place(e, first)})"
     return Finding(
         "non-finite",
         "critical",
@@ -47,14 +47,13 @@ def loss_at_trivial(e: Evidence) -> Finding | None:
     falling = fall > max(3 * math.sqrt(2) * 2 * se, 0.005 * trivial)
     if not (1 - _NEAR) * trivial <= mean < _ABOVE * trivial or falling or e.learns:
         return None
-    when = "epochs" if e.epochs else "steps"
     told = (
         "" if e.best_auc is None else f" On the training pairs themselves the AUC is {e.best_auc}."
     )
     return Finding(
         "loss-at-trivial",
         "critical",
-        f"The loss has been {mean:.4f} ± {se:.4f} over the last {len(tail)} {when}, not below the "
+        f"The loss has been {mean:.4f} ± {se:.4f} over {_last(e)}, not below the "
         f"{trivial:.4f} of a net that gives every pair the same answer." + told,
         f"{_formula(e)} With such a loss nothing about the images is used; waiting does not help.",
         "See to the findings above this one first. If there are none: check that the labels belong "
@@ -72,11 +71,10 @@ def loss_above_trivial(e: Evidence) -> Finding | None:
     mean = float(tail.mean())
     if mean < _ABOVE * trivial:
         return None
-    when = "epochs" if e.epochs else "steps"
     return Finding(
         "loss-above-trivial",
         "warning",
-        f"Over the last {len(tail)} {when} the loss was {mean:.4g} on average; a net that gives "
+        f"Over {_last(e)} the loss was {mean:.4g} on average; a net that gives "
         f"every pair the same answer has {trivial:.4g}.",
         "So far the net is worse than one that knows nothing: its distances or logits are far too "
         "large for the loss, and most of the training goes into shrinking them.",
@@ -214,6 +212,17 @@ def sigmoid_before_margin(e: Evidence) -> Finding | None:
         "Drop the last layer and its sigmoid and give the loss the two embeddings; or keep the "
         "single output, without the sigmoid, and train it with BCEPairLoss.",
     )
+
+
+def _last(e: Evidence) -> str:
+    """Say over what the tail of the losses is."""
+    n, unit = len(e.tail()), "epoch" if e.epochs else "step"
+    return f"the last {unit}" if n == 1 else f"the last {n} {unit}s"
+
+
+def _place(e: Evidence, k: int) -> str:
+    """Say where the k-th of the kept losses was."""
+    return f"in epoch {k + 1}" if e.epochs else f"at step {e.steps - len(e.losses) + k}"
 
 
 def _scalar_trivial(margin: float) -> float:
