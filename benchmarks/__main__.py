@@ -2,7 +2,11 @@
 
 import sys
 
-COMMANDS = {"cpu": "benchmarks.engine.cpu", "doctor": "benchmarks.doctor.battery"}
+COMMANDS = {
+    "cpu": "benchmarks.engine.cpu",
+    "gpu": "benchmarks.gpu.command",
+    "doctor": "benchmarks.doctor.battery",
+}
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+"""What the library reaches on a GPU: ``python -m benchmarks gpu``."""
