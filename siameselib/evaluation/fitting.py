@@ -1,4 +1,12 @@
-"""From the scores of pairs to a decision: a calibration and a threshold that meets an aim."""
+"""From pairs to a decision: photos read, a calibration and a threshold that meets an aim."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from siameselib import _check
 from siameselib.evaluation.calibration import Calibration, fit_beta, fit_isotonic, fit_platt
@@ -55,3 +63,58 @@ def fit_decision(
         return fitted, found.threshold
     even = fitted.score_at(costs[0] / (costs[0] + costs[1]))
     return fitted, fit_threshold(scores, same, cost=costs) if even is None else even
+
+
+def read_pairs(
+    pairs: Iterable[tuple[object, object, int | bool]],
+    read: Callable[[object], NDArray[np.uint8]],
+) -> tuple[NDArray[np.uint8], list[int], list[int], list[bool]]:
+    """Read the photos of pairs; a path that comes again is read once.
+
+    Args:
+        pairs: Of each, two photos and whether they show one person.
+        read: Makes pixels of a photo, of one size.
+
+    Returns:
+        The photos; of each pair, the places of both in them, and whether they are of one person.
+
+    Raises:
+        ValueError: There is no pair.
+    """
+    photos: list[NDArray[np.uint8]] = []
+    places: dict[str, int] = {}
+
+    def place(photo: object) -> int:
+        path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else None
+        if path in places:
+            return places[path]
+        photos.append(read(photo))
+        if path is not None:
+            places[path] = len(photos) - 1
+        return len(photos) - 1
+
+    rows = [(place(a), place(b), bool(same)) for a, b, same in pairs]
+    if not rows:
+        raise _check.refuse("fit_photos", "pairs", "hold pairs", "none")
+    i, j, same = (list(column) for column in zip(*rows, strict=True))
+    return np.stack(photos), i, j, same
+
+
+def checked_words(known: dict[str, Any]) -> dict[str, Any]:
+    """Give what pairs were, if it can be kept in a file: numbers and words.
+
+    Args:
+        known: By name.
+
+    Returns:
+        The same.
+
+    Raises:
+        TypeError: There is something else in it.
+    """
+    try:
+        json.dumps(known)
+    except TypeError as error:
+        expected = "be numbers and words"
+        raise _check.refuse("fit", "fitted_on", expected, str(error), TypeError) from None
+    return known

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from siameselib import _check
+from siameselib.evaluation.calibration import Calibration
+from siameselib.evaluation.verdicts import Candidate, Identity
 
 
 def check_name(where: str, name: object, gallery: Mapping[str, Tensor]) -> None:
@@ -68,3 +70,28 @@ def gallery_scores(
     join = np.mean if rule == "mean" else np.max
     parts = np.split(scores, ends[:-1])
     return {name: float(join(part)) for name, part in zip(people, parts, strict=True)}
+
+
+def name_best(
+    scores: Mapping[str, float],
+    calibration: Calibration | None,
+    threshold: float | None,
+    top: int,
+) -> Identity:
+    """Name the best of the people, or nobody.
+
+    Args:
+        scores: With every person.
+        calibration: From scores to probabilities, where one was fitted.
+        threshold: The lowest score to accept; None where somebody has to be named.
+        top: How many candidates to list.
+
+    Returns:
+        The answer.
+    """
+    found = [
+        Candidate(name, score, None if calibration is None else float(calibration(score)))
+        for name, score in sorted(scores.items(), key=lambda item: -item[1])
+    ]
+    accepted = threshold is None or found[0].score >= threshold
+    return Identity(found[0].name if accepted else None, tuple(found[:top]), threshold)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -16,12 +15,12 @@ from torch.nn import functional as F
 from siameselib import _check
 from siameselib.data.augment import prepare
 from siameselib.evaluation.calibration import MAPS, Calibration
-from siameselib.evaluation.fitting import fit_decision
-from siameselib.evaluation.gallery import check_name, gallery_scores, photos_of
+from siameselib.evaluation.fitting import checked_words, fit_decision, read_pairs
+from siameselib.evaluation.gallery import check_name, gallery_scores, name_best, photos_of
 from siameselib.evaluation.identification import RULES
 from siameselib.evaluation.inputs import Values
 from siameselib.evaluation.intervals import Identities
-from siameselib.evaluation.verdicts import Candidate, Identity, Verdict
+from siameselib.evaluation.verdicts import Identity, Verdict
 from siameselib.evaluation.verifier_file import Content, read, write
 from siameselib.functional.distances import paired_distance
 
@@ -193,18 +192,11 @@ class Verifier:
         """
         _check.choice("fit", "target", target, ("accuracy",))
         _check.choice("fit", "calibration", calibration, tuple(MAPS))
-        aim = {"target": f"far={far:g}" if far else f"cost={tuple(cost)}" if cost else target}
-        known = fitted_on | aim | {"calibration": calibration}
-        try:
-            json.dumps(known)
-        except TypeError as error:
-            got = str(error)
-            raise _check.refuse(
-                "fit", "fitted_on", "be numbers and words", got, TypeError
-            ) from None
         if calibration == "beta" and self.metric != "cosine":
             expected = 'be "platt" or "isotonic" for scores without two ends'
             raise _check.refuse("fit", "calibration", expected, repr(calibration))
+        aim = f"far={far:g}" if far else f"cost={tuple(cost)}" if cost else target
+        known = checked_words({**fitted_on, "target": aim, "calibration": calibration})
         fitted, threshold = fit_decision(
             scores, same, far=far, cost=cost, kind=calibration, identities=identities
         )
@@ -227,23 +219,8 @@ class Verifier:
         Raises:
             ValueError: There is no pair, or as for :meth:`fit`.
         """
-        photos: list[NDArray[np.uint8]] = []
-        places: dict[str, int] = {}
-
-        def place(photo: object) -> int:
-            path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else None
-            if path in places:
-                return places[path]
-            photos.append(self.prepare_photo(photo))
-            if path is not None:
-                places[path] = len(photos) - 1
-            return len(photos) - 1
-
-        rows = [(place(a), place(b), bool(same)) for a, b, same in pairs]
-        if not rows:
-            raise _check.refuse("fit_photos", "pairs", "hold pairs", "none")
-        i, j, same = (list(column) for column in zip(*rows, strict=True))
-        f = self.embed(np.stack(photos))
+        photos, i, j, same = read_pairs(pairs, self.prepare_photo)
+        f = self.embed(photos)
         return self.fit(self.scores(f[i], f[j]), same, **options)
 
     def verify(self, a: object, b: object) -> Verdict:
@@ -358,14 +335,7 @@ class Verifier:
         f = self.embed(np.stack([self.prepare_photo(image)]))
         unit = self.metric == "cosine"
         scores = gallery_scores(self.scores, f, self.gallery, rule=rule, unit=unit)
-        found = [
-            Candidate(name, one, None if self.calibration is None else float(self.calibration(one)))
-            for name, one in sorted(scores.items(), key=lambda item: -item[1])
-        ]
-        accepted = not unknown or (threshold is not None and found[0].score >= threshold)
-        return Identity(
-            found[0].name if accepted else None, tuple(found[:top]), threshold if unknown else None
-        )
+        return name_best(scores, self.calibration, threshold if unknown else None, top)
 
     def prepare_photo(self, photo: object) -> NDArray[np.uint8]:
         """Read, crop and resize one photo as the training images were."""
