@@ -118,7 +118,7 @@ class _Euclidean(torch.autograd.Function):
         if not ctx.plain:
             scale = power_of_two(pull)
             pull, length = pull * scale, torch.where(scale > 0, length * scale, 1)
-        pull = pull * (gradients[0][..., None] / length)
+        pull = pull.mul_(gradients[0][..., None] / length)
         return -pull.sum_to_size(x1.shape), pull.sum_to_size(x2.shape)
 
 

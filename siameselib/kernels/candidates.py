@@ -53,7 +53,7 @@ def nearest_few(
     row, column = entries(slab, lowest, bound, static, kept=k + _KEPT)
     m = len(grouped.y)
     inside, column = column < m, column.clamp(max=m - 1)
-    value = torch.where(inside, _squares(grouped, grouped.x[rows], row, column), torch.inf)
+    value = torch.where(inside, squares(grouped, grouped.x[rows], row, column), torch.inf)
     original = torch.where(inside, grouped.columns[column], -1)
     order = original.argsort(stable=True)
     for level in (value, row):
@@ -142,7 +142,6 @@ def settle(
     x: Tensor,
     row: Tensor,
     column: Tensor,
-    above: Tensor | None = None,
     farthest: bool = False,
 ) -> Tensor:
     """Find each row's nearest (farthest) of the listed columns, by direct difference.
@@ -152,7 +151,6 @@ def settle(
         x: (rows, d) the rows.
         row: (k,) which row,
         column: (k,) and which column; none if past the last.
-        above: (rows,) squared distance that the column must exceed.
         farthest: whether to look for the farthest.
 
     Returns:
@@ -160,30 +158,77 @@ def settle(
     """
     m, found = len(grouped.y), row.new_full((len(x),), -1)
     inside, column = column < m, column.clamp(max=m - 1)
-    if above is None and row.device.type == "cpu":
+    if row.device.type == "cpu":
         # Most rows have one candidate, and nothing to decide: rows are in order.
         found[row] = torch.where(inside, grouped.columns[column], -1)
-        twin = row[1:] == row[:-1]
-        if not twin.any():
+        several = _repeated(row)
+        if not several.any():
             return found
-        several = F.pad(twin, (1, 0)) | F.pad(twin, (0, 1))
         row, column, inside = row[several], column[several], inside[several]
-    value = _squares(grouped, x, row, column)
-    if above is not None:
-        inside &= ~(value <= above[row])
+    value = squares(grouped, x, row, column)
     value = torch.where(inside, -value if farthest else value, torch.inf)
-    best = x.new_full((len(x),), torch.inf).scatter_reduce(0, row, value, "amin")
+    return _best(grouped, row, column, value, inside, found)
+
+
+def settle_above(
+    grouped: Grouped,
+    x: Tensor,
+    of: Tensor,
+    above: Tensor,
+    row: Tensor,
+    column: Tensor,
+    key: Tensor | None,
+) -> Tensor:
+    """Find for each entry the nearest of the listed columns beyond a threshold.
+
+    Args:
+        grouped: the columns.
+        x: (rows, d) the rows.
+        of: (entries,) the row that each entry is about,
+        above: (entries,) and the squared distance that the column must exceed.
+        row: (k,) which entry,
+        column: (k,) and which column; none if past the last.
+        key: (k,) lower bounds of their squared distances; None off the CPU.
+
+    Returns:
+        (entries,) as :func:`settle`.
+    """
+    m, found = len(grouped.y), row.new_full((len(of),), -1)
+    inside, column = column < m, column.clamp(max=m - 1)
+    if key is not None:
+        unclear = _repeated(row) | ~(key > above.index_select(0, row))
+        found[row] = torch.where(inside & ~unclear, grouped.columns[column], -1)
+        row, column, inside = row[unclear], column[unclear], inside[unclear]
+    value = squares(grouped, x, of.index_select(0, row), column)
+    inside &= ~(value <= above.index_select(0, row))
+    value = torch.where(inside, value, torch.inf)
+    return _best(grouped, row, column, value, inside, found)
+
+
+def _repeated(row: Tensor) -> Tensor:
+    """Say which of the ordered rows stand there more than once."""
+    twin = F.pad(row[1:] == row[:-1], (1, 1))
+    return (twin[1:] | twin[:-1])[: len(row)]
+
+
+def _best(
+    grouped: Grouped, row: Tensor, column: Tensor, value: Tensor, inside: Tensor, found: Tensor
+) -> Tensor:
+    """Put each row's column of least value into ``found``, the lowest index of equals."""
+    m = len(grouped.y)
+    best = value.new_full((len(found),), torch.inf).scatter_reduce(0, row, value, "amin")
     original = torch.where(inside & (value == best[row]), grouped.columns[column], m)
-    lowest = row.new_full((len(x),), m).scatter_reduce(0, row, original, "amin")
+    lowest = row.new_full((len(found),), m).scatter_reduce(0, row, original, "amin")
     return torch.where(lowest < m, lowest, found)
 
 
-def _squares(grouped: Grouped, x: Tensor, row: Tensor, column: Tensor) -> Tensor:
+def squares(grouped: Grouped, x: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Take the squared distances of listed (row, column)."""
     value, step = x.new_empty(len(row)), max(1, DIFFERENCES // x.shape[1])
     for first in range(0, len(row), step):
         some = slice(first, first + step)
-        value[some] = squared(x[row[some]], grouped.y[column[some]])
+        pairs = x.index_select(0, row[some]), grouped.y.index_select(0, column[some])
+        value[some] = squared(*pairs)
     return value
 
 

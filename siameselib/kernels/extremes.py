@@ -16,7 +16,14 @@ from torch import Tensor
 
 from siameselib.kernels import choose, mutual
 from siameselib.kernels.blocks import SLAB, Grouped, Slabs, group, in_range, least_from, squared
-from siameselib.kernels.candidates import entries, farthest, nearest, repair, settle
+from siameselib.kernels.candidates import (
+    entries,
+    farthest,
+    nearest,
+    repair,
+    settle_above,
+    squares,
+)
 from siameselib.kernels.positives import drop_same, extreme_positive, few, listed
 
 
@@ -335,20 +342,20 @@ def _beyond_each(
     static: bool,
 ) -> Tensor:
     """Find for each (row of the block, positive column) the nearest entry farther away."""
-    negative = torch.empty_like(row)
+    negative, x = torch.empty_like(row), grouped.x[rows]
+    thresholds = squares(grouped, x, row, column.clamp(max=len(grouped.y) - 1))
     step = max(1, SLAB // slab.shape[1])
     whole = torch.int32 if slab.dtype == torch.float32 else torch.int64
     scratch = torch.empty(min(step, len(row)), slab.shape[1], dtype=whole, device=slab.device)
     for first in range(0, len(row), step):
-        some = slice(first, first + step)
-        x = grouped.x[rows][row[some]]
-        x_square = slabs.x_square[rows][row[some]]
-        keys = slab[row[some]]
+        of, threshold = row[first : first + step], thresholds[first : first + step]
+        x_square = slabs.x_square[rows].index_select(0, of)
+        keys = slab.index_select(0, of)
         out = scratch[: len(keys)]
-        threshold = squared(x, grouped.y[column[some].clamp(max=len(grouped.y) - 1)])
         surely = least_from(keys, threshold, out, above=True).amin(1)
         floor = 2 * threshold - slabs.ceiling(x_square, threshold)
         lowest = least_from(keys, floor, out)
         near = entries(keys, lowest, slabs.ceiling(x_square, surely), static, floor)
-        negative[some] = settle(grouped, x, *near, above=threshold)
+        key = None if static else keys[near]
+        negative[first : first + step] = settle_above(grouped, x, of, threshold, *near, key)
     return negative
