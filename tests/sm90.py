@@ -28,9 +28,13 @@ class Built(NamedTuple):
     def fits(self) -> bool:
         return self.registers <= REGISTERS and not self.spilled and self.shared <= SHARED
 
+    def with_products(self) -> list[list[str]]:
+        """The innermost loops with products on the tensor cores, the leanest first."""
+        return sorted((body for body in self.loops if any(map(_multiplies, body))), key=len)
+
     def hottest(self) -> list[str]:
-        """The longest innermost loop with products on the tensor cores but without the others."""
-        return max((body for body in self.loops if any(map(_multiplies, body))), key=len)
+        """The longest of them."""
+        return self.with_products()[-1]
 
 
 def _multiplies(instruction: str) -> bool:
@@ -42,8 +46,8 @@ def build(kernel, arguments, constants, options):
 
     Args:
         kernel: a function under @triton.jit.
-        arguments: its run-time arguments and their types, such as "*bf16" or "i32"; memory starts
-            at a multiple of 16 bytes.
+        arguments: its run-time arguments and their types, such as "*bf16" or "i32", or "i32 16"
+            for a multiple of 16; memory starts at a multiple of 16 bytes.
         constants: its tl.constexpr arguments.
         options: what the launch says to the compiler.
     """
@@ -53,11 +57,11 @@ def build(kernel, arguments, constants, options):
 
     names = kernel.arg_names
     assert {*arguments, *constants} == set(names), {*arguments, *constants} ^ set(names)
-    signature = {name: arguments.get(name, "constexpr") for name in names}
+    signature = {name: arguments.get(name, "constexpr").split()[0] for name in names}
     aligned = {
         (names.index(name),): [["tt.divisibility", 16]]
         for name, kind in arguments.items()
-        if kind.startswith("*")
+        if kind.startswith("*") or kind.endswith(" 16")
     }
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),

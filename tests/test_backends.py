@@ -58,8 +58,10 @@ def test_use_backend_ends_with_an_error(ran):
 
 
 def test_explicit_backend_that_cannot_run_says_why():
-    message = "hardest: backend 'triton' cannot run: there is no Triton kernel for hardest"
-    assert unsupported("hardest", "triton") is not None
+    message = (
+        "hardest: backend 'triton' cannot run: (triton is not|its kernels run on CUDA tensors)"
+    )
+    assert unsupported("hardest", "triton", torch.zeros(10, 8)) is not None
     with pytest.raises(ValueError, match=message):
         mine(10, backend="triton")
     with pytest.raises(ValueError, match=message), sl.use_backend("triton"):
@@ -86,4 +88,4 @@ def test_explain_says_what_auto_chooses(op):
     with sl.use_backend("reference"):
         assert sl.explain(op, large).endswith(": reference, as asked for")
     with sl.use_backend("triton"):
-        assert "triton, which cannot run: there is no Triton kernel for" in sl.explain(op, large)
+        assert "triton, which cannot run: " in sl.explain(op, large)

@@ -42,20 +42,24 @@ def test_reasons(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     x = torch.zeros(3, 2)
     assert kernels.unsupported("draw", "triton", x) == "there is no Triton kernel for draw"
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels, "_INSTALLED", False)
     assert "triton is not installed" in kernels.unsupported("topk", "triton", x)
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(kernels, "_INSTALLED", True)
     assert "on CUDA tensors, these are on cpu" in kernels.unsupported("topk", "triton", x)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert kernels.unsupported("topk", "triton", x) is None
     assert "in float32" in kernels.unsupported("topk", "triton", x.double())
     assert "these are on meta" in kernels.unsupported("topk", "triton", x.to("meta"))
+    many = torch.zeros(1).expand(1 << 20, 1 << 10)
+    assert "count entries in 32 bits, here are 1073741824" in kernels.unsupported(
+        "topk", "triton", many
+    )
     assert kernels.unsupported("topk", "streaming", x.double()) is None
 
 
 def test_auto_takes_what_was_measured_to_win(monkeypatch):
     monkeypatch.setattr(kernels, "TRITON", ("topk",))
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(kernels, "_INSTALLED", True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     x = torch.zeros(4096, 128)
     assert "topk" not in kernels._TRITON_WINS

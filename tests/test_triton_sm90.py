@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
 
-from siameselib.kernels import tiles_triton
+from siameselib.kernels import extremes_triton, screen_triton, tiles_triton
 from tests.sm90 import build
 
 if tiles_triton.INTERPRETED:
@@ -39,9 +39,67 @@ def test_the_harness_sees_tensor_cores_and_spills():
     constants = {"ROWS": shape.rows, "COLUMNS": shape.columns, "WHOLE": False}
     built = build(_row_max, types, constants, shape.options())
     assert built.fits() and built.shared == shape.shared(128, 2)
-    body = built.hottest()
+    (body,) = built.with_products()
     assert sum(name.startswith("HGMMA") for name in body) >= 4
     # A thread has 1/256 of the tile, and needs about one comparison for each of its pairs.
     assert 1 <= len(body) * 256 / (256 * 128) <= 2.5
     # The best of each entry and the products themselves are 256 numbers for each thread.
     assert build(_row_max, types, constants | {"WHOLE": True}, shape.options()).spilled
+
+
+@pytest.mark.parametrize(
+    ("precision", "width", "pure", "band"),
+    [("exact", 128, 5.6, 9), ("fast", 128, 5.6, 9), ("exact", 512, 0.9, 0.9), ("tf32", 128, 8, 12)],
+)
+def test_screen(precision, width, pure, band):
+    itemsize = 4 if precision == "tf32" else 2
+    shape = screen_triton.shape_for(width, itemsize)
+    vectors = "*fp32" if precision == "tf32" else "*bf16"
+    types = dict.fromkeys(("x", "y"), vectors)
+    types |= dict.fromkeys(("x_norm", "x_lost", "y_half", "y_norm", "y_lost"), "*fp32")
+    types |= dict.fromkeys(("start", "end", "entry", "count"), "*i32")
+    types |= dict.fromkeys(("upper", "floor"), "*fp32")
+    types |= dict.fromkeys(("row_tiles", "column_tiles"), "i32")
+    constants = {
+        "ROWS": shape.rows,
+        "COLUMNS": shape.columns,
+        "WIDTH": width,
+        "CHUNK": shape.chunk,
+        "PARTS": 1,
+        "PIECES": shape.columns // 32,
+        "CAPACITY": 32,
+        "ROUNDING": 1e-4 if precision == "exact" else 0.0,
+        "PRECISION": "tf32" if precision == "tf32" else "ieee",
+        "UPCAST": False,
+    }
+    built = build(screen_triton._screen, types, constants, shape.options())
+    assert built.fits() and shape.shared(width, itemsize) <= built.shared
+    # Instructions of a pair: all of them, or, in chunks, those that a chunk takes.
+    lean, masked = (
+        len(body) * 32 * shape.warps / (shape.rows * shape.columns)
+        for body in built.with_products()
+    )
+    assert lean <= pure and masked <= band, (lean, masked)
+
+
+def test_decisions_by_difference():
+    types = dict.fromkeys(("x", "y"), "*fp32") | dict.fromkeys(("n", "m"), "i32") | {"d": "i32 16"}
+    types |= dict.fromkeys(("columns", "own", "result"), "*i64")
+    types |= dict.fromkeys(("start", "end"), "*i32")
+    shape = extremes_triton._TILE
+    constants = {"ROWS": shape.rows, "COLUMNS": shape.columns, "CHUNK": shape.chunk}
+    constants |= {"POSITIVES": False, "FARTHEST": False}
+    built = build(extremes_triton._by_difference, types, constants, shape.options())
+    assert built.fits()
+    # A difference and its square are two for each entry of each pair.
+    entries = shape.rows * shape.columns * shape.chunk / (32 * shape.warps)
+    assert 2 <= max(map(len, built.loops)) / entries <= 3.5
+
+    del types["n"], types["own"]
+    types |= dict.fromkeys(("start", "end"), "*i64") | {"rows": "i32"}
+    types |= dict.fromkeys(("entry", "count"), "*i32") | dict.fromkeys(("upper", "floor"), "*fp32")
+    constants = {"PARTS": 1, "CAPACITY": 32, "COLUMNS": 128, "PIECES": 4, "CHUNK": 16}
+    options = {"num_warps": 1, "enable_fp_fusion": True}
+    built = build(extremes_triton._settle, types, constants, options)
+    assert built.fits() and built.registers <= 64
+    assert max(map(len, built.loops)) / (32 * 16 / 32) <= 8

@@ -31,7 +31,8 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
 # dense references that pay for so many times fewer entries only
 _SLOWER = {"class_logsumexp": 16, "logsumexp": 16, "positive_sum": 16}
 PRECISIONS = ("exact", "tf32", "fast")
-TRITON: tuple[str, ...] = ()  # operations with a kernel
+TRITON = ("hardest",)  # operations with a kernel
+_INSTALLED = importlib.util.find_spec("triton") is not None
 # operation: the fewest rows from which its kernel is the quicker one on a GPU. An entry stands for
 # a committed measurement; there is none yet, so "auto" never takes Triton.
 _TRITON_WINS: dict[str, int] = {}
@@ -90,7 +91,7 @@ def choose(
         columns: of the matrix.
         width: how much memory the dense reference takes for each entry.
         backend: what the caller asks for.
-        x: the embeddings, where the operation has a Triton kernel.
+        x: the embeddings, the larger of both sides, where the operation has a Triton kernel.
 
     Returns:
         "reference", "streaming" or "triton".
@@ -118,7 +119,7 @@ def unsupported(op: str, backend: str, x: Tensor | None = None) -> str | None:
         return None
     if op not in TRITON:
         return f"there is no Triton kernel for {op}"
-    if importlib.util.find_spec("triton") is None:
+    if not _INSTALLED:
         return "triton is not installed; torch for CUDA brings it"
     if x is None:
         return None
@@ -127,6 +128,8 @@ def unsupported(op: str, backend: str, x: Tensor | None = None) -> str | None:
         return f"its kernels run on CUDA tensors, these are on {x.device}"
     if x.dtype == torch.float64:
         return "its kernels compute in float32, these are torch.float64"
+    if x.numel() >= 1 << 30:
+        return f"its kernels count entries in 32 bits, here are {x.numel()}"
     return None
 
 

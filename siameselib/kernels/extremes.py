@@ -8,8 +8,12 @@ Both backends decide by the same arithmetic, the direct difference :func:`blocks
 break ties by the lowest index, so they return equal indices in every dtype. ``reference`` takes
 every difference, in O(n m d) memory. ``streaming`` sweeps slabs of lower bounds and takes the
 differences of the few entries among which rounding could hide the extreme, in O((n + m) d)
-memory; see :mod:`siameselib.kernels.candidates` for what it does off the CPU.
+memory; see :mod:`siameselib.kernels.candidates` for what it does off the CPU. ``triton`` sums the
+terms of a difference in another order: it may take another one of two columns whose distances are
+equal but for the rounding of float32, and of equal columns the lowest, like the others.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,7 +54,8 @@ def hardest(
     Returns:
         Two (n,) vectors of columns, -1 where there is none.
     """
-    backend = choose("hardest", len(x), len(y), x.shape[1], backend)
+    larger = y if len(y) > len(x) else x
+    backend = choose("hardest", len(x), len(y), x.shape[1], backend, larger)
     ids, y_ids = labels.long(), y_labels.long()
     columns = None if y is x else y.detach()
     # In eager mode the plain function: the first call of an operator imports all of torch._dynamo.
@@ -110,7 +115,11 @@ def _hardest(
     with torch.autocast(x.device.type, enabled=False):
         if x.numel() == 0 or y.numel() == 0:
             return torch.full_like(labels, -1), torch.full_like(labels, -1)
-        run = reference_hardest if backend == "reference" else streaming_hardest
+        run: Callable[..., tuple[Tensor, Tensor]]
+        if backend == "triton":
+            from siameselib.kernels.extremes_triton import triton_hardest as run
+        else:
+            run = reference_hardest if backend == "reference" else streaming_hardest
         return run(*in_range(x, y), labels, y_labels, offset, easy=easy)
 
 
