@@ -64,12 +64,13 @@ def logsumexp(
         The sums.
     """
     problem = (x, ids, y, y_ids, floor, *score, both, largest or floor is not None)
-    m = len(x if y is None else y)
-    if choose("logsumexp", len(x), m, 1, backend) == "reference":
+    columns = x if y is None else y
+    backend = choose("logsumexp", len(x), len(columns), 1, backend, x)
+    if backend == "reference" or (backend == "triton" and 0 in {x.numel(), len(columns)}):
         return Sums(*reference(*problem))
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     run: Any = _forward if torch.compiler.is_compiling() else _LogSumExp.apply
-    return Sums(*run(*problem))
+    return Sums(*run(*problem, backend == "triton"))
 
 
 def reference(
@@ -275,14 +276,20 @@ def _weights(scored: "_Scored", by_row: _Weights, by_column: _Weights | None) ->
     return weight if by_column is None else weight.add_(by_column.of(scores, columns, 0))
 
 
+def _way(*problem: Any) -> Any:  # the last entry says whether Triton's
+    if problem[-1]:
+        from siameselib.kernels.logsumexp_triton import Sweep
+    return (Sweep if problem[-1] else _Sweep)(*problem[:-1])
+
+
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *problem: Any) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(problem[0].device.type, enabled=False):
-            ctx.sweep = sweep = _Sweep(*problem)
+            ctx.sweep = sweep = _way(*problem)
             if any(ctx.needs_input_grad):
                 sweep.keep()
-            sums = sweep.forward()
+            sums: tuple[Tensor, Tensor, Tensor] = sweep.forward()
         _keep(ctx, problem, sums)
         return sums
 
@@ -292,7 +299,7 @@ class _LogSumExp(torch.autograd.Function):
         y_too = ctx.needs_input_grad[2]
         with torch.autocast(sums.device.type, enabled=False):
             dx, dy = ctx.sweep.backward(*gradients[:2], sums, y_sums, y_too)
-        return dx, None, dy if y_too else None, *[None] * 6
+        return dx, None, dy if y_too else None, *[None] * 7
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -313,9 +320,12 @@ def _forward(
     relaxation: float | None,
     both: bool,
     largest: bool,
+    triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        return _Sweep(x, ids, y, y_ids, floor, scale, relaxation, both, largest).forward()
+        sweep = _way(x, ids, y, y_ids, floor, scale, relaxation, both, largest, triton)
+        sums: tuple[Tensor, Tensor, Tensor] = sweep.forward()
+        return sums
 
 
 @torch.library.custom_op("siameselib::logsumexp_backward", mutates_args=())
@@ -333,11 +343,13 @@ def _backward(
     relaxation: float | None,
     both: bool,
     largest: bool,
+    triton: bool,
     y_too: bool,
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        sweep = _Sweep(x, ids, y, y_ids, floor, scale, relaxation, both, largest)
-        return sweep.backward(gradient, y_gradient, sums, y_sums, y_too)
+        sweep = _way(x, ids, y, y_ids, floor, scale, relaxation, both, largest, triton)
+        found: tuple[Tensor, Tensor] = sweep.backward(gradient, y_gradient, sums, y_sums, y_too)
+        return found
 
 
 @_forward.register_fake
@@ -351,6 +363,7 @@ def _(
     relaxation: float | None,
     both: bool,
     largest: bool,
+    triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     columns = len(x if y is None else y)
     n = len(x)
@@ -372,6 +385,7 @@ def _(
     relaxation: float | None,
     both: bool,
     largest: bool,
+    triton: bool,
     y_too: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(0) if y is None else torch.empty_like(y)
@@ -380,7 +394,7 @@ def _(
 def _differentiate(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     y_too = ctx.needs_input_grad[2]
     dx, dy = _backward(*gradients[:2], *ctx.saved_tensors, *ctx.rest, y_too)
-    return dx, None, dy if y_too else None, *[None] * 6
+    return dx, None, dy if y_too else None, *[None] * 7
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

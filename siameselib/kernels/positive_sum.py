@@ -107,12 +107,13 @@ def _sum(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     problem = (x, ids, y, y_ids, bound, floor, offset, *score)
-    m = len(x if y is None else y)
-    if choose("positive_sum", len(x), m, 1, backend) == "reference":
+    columns = x if y is None else y
+    backend = choose("positive_sum", len(x), len(columns), 1, backend, x)
+    if backend == "reference" or (backend == "triton" and 0 in {x.numel(), len(columns)}):
         return reference(*problem)
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     run: Any = _forward if torch.compiler.is_compiling() else _PositiveSum.apply
-    total, largest = run(*problem)
+    total, largest = run(*problem, backend == "triton")
     return total, largest
 
 
@@ -242,14 +243,20 @@ class _Scored(NamedTuple):
     """of f, over the root of the scale; None for 1."""
 
 
+def _way(*problem: Any) -> Any:  # the last entry says whether Triton's
+    if problem[-1]:
+        from siameselib.kernels.logsumexp_triton import Positives
+    return (Positives if problem[-1] else _Sweep)(*problem[:-1])
+
+
 class _PositiveSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *problem: Any) -> tuple[Tensor, Tensor]:
         with torch.autocast(problem[0].device.type, enabled=False):
-            ctx.sweep = sweep = _Sweep(*problem)
+            ctx.sweep = sweep = _way(*problem)
             if any(ctx.needs_input_grad):
                 sweep.keep()
-            sums = sweep.forward()
+            sums: tuple[Tensor, Tensor] = sweep.forward()
         _keep(ctx, problem, sums)
         return sums
 
@@ -269,7 +276,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _given(ctx: Any, dx: Tensor, dy: Tensor, dbound: Tensor) -> tuple[Tensor | None, ...]:
     # The gradient of each input: none where none is needed.
     _, _, y_too, _, bound_too, *_ = ctx.needs_input_grad
-    return dx, None, dy if y_too else None, None, dbound if bound_too else None, *[None] * 4
+    return dx, None, dy if y_too else None, None, dbound if bound_too else None, *[None] * 5
 
 
 @torch.library.custom_op("siameselib::positive_sum", mutates_args=())
@@ -283,9 +290,12 @@ def _forward(
     offset: int | None,
     scale: float,
     relaxation: float | None,
+    triton: bool,
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        return _Sweep(x, ids, y, y_ids, bound, floor, offset, scale, relaxation).forward()
+        sweep = _way(x, ids, y, y_ids, bound, floor, offset, scale, relaxation, triton)
+        sums: tuple[Tensor, Tensor] = sweep.forward()
+        return sums
 
 
 @torch.library.custom_op("siameselib::positive_sum_backward", mutates_args=())
@@ -301,10 +311,12 @@ def _backward(
     offset: int | None,
     scale: float,
     relaxation: float | None,
+    triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        sweep = _Sweep(x, ids, y, y_ids, bound, floor, offset, scale, relaxation)
-        return sweep.backward(gradient, result)
+        sweep = _way(x, ids, y, y_ids, bound, floor, offset, scale, relaxation, triton)
+        found: tuple[Tensor, Tensor, Tensor] = sweep.backward(gradient, result)
+        return found
 
 
 @_forward.register_fake
@@ -318,6 +330,7 @@ def _(
     offset: int | None,
     scale: float,
     relaxation: float | None,
+    triton: bool,
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(len(x)), x.new_empty(len(x) if bound is None else 0)
 
@@ -335,6 +348,7 @@ def _(
     offset: int | None,
     scale: float,
     relaxation: float | None,
+    triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy = x.new_empty(0) if y is None else torch.empty_like(y)
     return torch.empty_like(x), dy, x.new_empty(x.shape[:1])

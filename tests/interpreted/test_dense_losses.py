@@ -1,0 +1,132 @@
+"""Dense losses on Triton's kernels, in Triton's interpreter, against their definition."""
+
+import pytest
+import torch
+
+import siameselib as sl
+from siameselib.functional import (
+    circle_loss,
+    multi_similarity_loss,
+    nt_xent_loss,
+    sup_con_loss,
+)
+from siameselib.kernels import logsumexp_triton
+
+LOSSES = {
+    "SupCon": sup_con_loss,
+    "SupCon, cold": lambda *a, **k: sup_con_loss(*a, temperature=0.02, **k),
+    "NT-Xent": nt_xent_loss,
+    "multi-similarity": multi_similarity_loss,
+    "multi-similarity, all": lambda *a, **k: multi_similarity_loss(*a, epsilon=None, **k),
+    "circle": lambda *a, **k: circle_loss(*a, gamma=32.0, **k),
+}
+SOME = [name for name in LOSSES if "," not in name]
+# how far gradients may be from those in float64, as a share of their length
+EXACT = 1e-5
+
+
+def clustered(n, d, classes):
+    labels = torch.randint(0, classes, (n,))
+    return torch.randn(classes, d)[labels] + torch.randn(n, d), labels
+
+
+def gradients(loss, tensors, *args, **keywords):
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    value = loss(inputs[0], *args, *inputs[1:], **keywords)
+    value.sum().backward()
+    return value.detach(), [each.grad for each in inputs]
+
+
+def compare(loss, tensors, labels, backend="triton", close=EXACT, **keywords):
+    wide = [tensor.double() for tensor in tensors]
+    expected, exact = gradients(loss, wide, labels, backend="reference", **keywords)
+    found, given = gradients(loss, tensors, labels, backend=backend, **keywords)
+    assert (found - expected).abs().max() <= close * (1 + expected.abs().max())
+    for one, other in zip(given, exact, strict=True):
+        assert (one - other).norm() <= close * other.norm()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ragged(name):
+    x, labels = clustered(131, 20, 24)
+    compare(LOSSES[name], [x], labels)
+
+
+def test_wide_vectors_and_cut_columns(monkeypatch):
+    monkeypatch.setattr(logsumexp_triton, "processors", lambda device: 8)
+    x, labels = clustered(260, 140, 40)
+    compare(sup_con_loss, [x], labels)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_reduction_none_and_larger_set(name):
+    x, labels = clustered(40, 12, 9)
+    ref = torch.cat([torch.randn(150, 12), x, torch.randn(5, 12)])
+    ref_labels = torch.cat([torch.randint(0, 30, (150,)), labels, torch.arange(5)])
+
+    def loss(embeddings, labels, ref, **keywords):
+        losses = LOSSES[name](
+            embeddings,
+            labels,
+            reduction="none",
+            ref=ref,
+            ref_labels=ref_labels,
+            ref_offset=150,
+            **keywords,
+        )
+        return losses * torch.arange(len(losses))
+
+    compare(loss, [x, ref], labels)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_duplicates_and_zero_rows(name):
+    x, labels = clustered(40, 12, 9)
+    x[25:] = x[:15]
+    x[::17] = 0
+    compare(LOSSES[name], [x], labels)
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("labels", [torch.zeros(12).long(), torch.arange(12)])
+def test_no_anchor_is_valid(name, labels):
+    x = torch.randn(12, 8, requires_grad=True)
+    with pytest.warns(match="teaches nothing"):
+        loss = LOSSES[name](x, labels, backend="triton")
+    loss.backward()
+    assert loss == 0 and not x.grad.any()
+
+
+def test_info_nce():
+    x, labels = clustered(40, 12, 20)
+    y = x + torch.randn(40, 12)
+    expected, exact = gradients(
+        lambda a, b: sl.functional.info_nce_loss(a, b, labels), [x.double(), y.double()]
+    )
+    with sl.use_backend("triton"):
+        found, given = gradients(lambda a, b: sl.functional.info_nce_loss(a, b, labels), [x, y])
+    assert abs(found - expected) < 1e-5
+    for one, other in zip(given, exact, strict=True):
+        assert (one - other).norm() <= EXACT * other.norm()
+
+
+def test_memory_that_nobody_wrote_is_not_read():
+    x, labels = clustered(40, 20, 9)
+    before = gradients(sup_con_loss, [x], labels, backend="triton")
+    torch.use_deterministic_algorithms(True)  # new memory is NaN
+    try:
+        after = gradients(sup_con_loss, [x], labels, backend="triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert before[0] == after[0] and (before[1][0] == after[1][0]).all()
+
+
+def test_fast_is_less_exact_and_good_enough():
+    x, labels = clustered(140, 64, 24)
+    wide = gradients(sup_con_loss, [x.double()], labels, backend="reference")[1][0]
+    far = {}
+    for precision in ("exact", "tf32", "fast"):
+        with sl.use_backend("triton", precision=precision):
+            found = gradients(sup_con_loss, [x], labels)[1][0]
+        far[precision] = (found - wide).norm() / wide.norm()
+    assert far["exact"] < EXACT < far["fast"] < 5e-3

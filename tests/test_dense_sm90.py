@@ -1,0 +1,64 @@
+"""The kernels of the dense losses compiled for an H100 or H200: registers, memory, instructions."""
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from siameselib.kernels import sums_triton, weights_triton
+from siameselib.kernels.factors_triton import HEIGHT, cut
+from siameselib.kernels.sides_triton import near_constants
+from siameselib.kernels.tiles_triton import INTERPRETED
+from tests.sm90 import build
+
+if INTERPRETED:
+    pytest.skip("TRITON_INTERPRET is set: nothing is compiled", allow_module_level=True)
+
+POINTERS = ("row_states", "column_states", "out")
+NUMBERS = {"n": "i32", "m": "i32", "scale": "fp32", "relaxation": "fp32"}
+
+
+def types(factor, *pointers):
+    found = {"x": factor, "y": factor, "start": "*i32", "end": "*i32"} | NUMBERS
+    return found | dict.fromkeys(POINTERS + pointers, "*fp32")
+
+
+# kernel, width, precision, scale, positives in the far tiles; instructions for each pair
+FAR = [
+    ("sums", 128, "fast", 10, False, 6.1),
+    ("weights", 128, "fast", 10, False, 9.5),
+    ("weights", 128, "exact", 10, False, 21.1),
+    ("weights", 512, "fast", 10, True, None),
+    ("weights", 512, "exact", 10, True, None),
+]
+
+
+@pytest.mark.parametrize(("name", "width", "precision", "scale", "mixed", "instructions"), FAR)
+def test_far_tiles(name, width, precision, scale, mixed, instructions):
+    chosen = cut(width, precision, scale, mixed=mixed)
+    constants = chosen.constants() | {"UPCAST": False, "CUTS": 1, "STATIC": True}
+    constants |= {"RELAXED": False, "FLOOR": False}
+    module, arguments = sums_triton, types("*bf16")
+    if name == "weights":
+        module, arguments = weights_triton, types("*bf16", "sums")
+        constants |= {"OUT": chosen.out, "ROLES": 3}
+    built = build(module.far, arguments, constants, chosen.shape.options())
+    assert built.fits(), built[:3]
+    body = built.hottest()
+    products = sum(instruction.startswith("HGMMA") for instruction in body)
+    assert products >= 4 * chosen.parts
+    if instructions is not None:  # else that loop goes through a part of the vectors only
+        pairs = HEIGHT * chosen.shape.columns / (32 * chosen.shape.warps)  # of a thread
+        assert sum(instruction.startswith("MUFU.EX2") for instruction in body) == pairs
+        assert len(body) / pairs <= 1.1 * instructions
+
+
+@pytest.mark.parametrize("name", ["sums", "weights"])
+@pytest.mark.parametrize("width", [128, 512])
+def test_near_tiles(name, width):
+    constants = near_constants(width) | {"HEIGHT": HEIGHT, "BREADTH": 64, "POSITIVES": False}
+    constants |= {"SOFT": False, "RELAXED": False, "FLOOR": False}
+    module, arguments = sums_triton, types("*fp32") | {"height": "i32", "own": "*i32"}
+    if name == "weights":
+        module, arguments = weights_triton, arguments | {"sums": "*fp32", "breadth": "i32"}
+        constants["ROLES"] = 3
+    assert build(module.near, arguments, constants, {}).fits()
