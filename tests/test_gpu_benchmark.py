@@ -1,12 +1,13 @@
 """The GPU's benchmark, tried out on the CPU: it measures, refuses what is wrong, and goes on."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from benchmarks.engine import peers
-from benchmarks.gpu import command, losses, tables, training
+from benchmarks.gpu import command, losses, tables, tiles, training
 from benchmarks.gpu.clock import Clock
 
 SMALL = ["--device", "cpu", "--seconds", "0.01", "--image-size", "16", "--pairs", "2"]
@@ -87,3 +88,19 @@ def test_promises_name_the_quicker_of_ours():
 def test_memory_is_what_the_call_took():
     found = Clock("cuda").measure(lambda: torch.empty(1 << 20, device="cuda"), 0.01)
     assert found["bytes"] == 4 << 20 and found["ms"] > 0
+
+
+def test_tiles_are_tried_and_what_fails_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "OURS", ("triton", "streaming"))
+    monkeypatch.setattr(tiles, "shapes", lambda case, width: [(64, 64, width, 4, 2)])
+    monkeypatch.setattr(tiles, "shaped", lambda case, shape: nullcontext())
+    run = [*SMALL, "--out", str(tmp_path), "--part", "tiles", "--case", "batch-hard"]
+    assert command.main(run) == 0
+    (cell,) = json.loads((tmp_path / "gpu.json").read_text())["tiles"]
+    assert cell["shape"] == [64, 64, 8, 4, 2] and "cannot run" in cell["failed"]
+    assert "0 of 1 shapes ran" in (tmp_path / "gpu.md").read_text()
+    cells = [cell | {"ms": 3.0}, cell | {"ms": 1.0, "shape": [8, 8, 8, 1, 1]}]
+    assert tiles.table(cells)[5:7] == [
+        "| 8 | 8 | 8 | 1 | 1 | 1.000 |",
+        "| 64 | 64 | 8 | 4 | 2 | 3.000 |",
+    ]

@@ -2,6 +2,7 @@
 
     python -m benchmarks gpu                      everything, in about eight minutes
     python -m benchmarks gpu --part losses        only that
+    python -m benchmarks gpu --part tiles         try shapes of tiles, to choose the kernels' own
     python -m benchmarks gpu --minutes 3          stop after that; the same command goes on
     python -m benchmarks gpu --tables             only draw tables and pictures again
 
@@ -25,12 +26,13 @@ import torch
 import siameselib as sl
 from benchmarks.engine.cpu import ROOT, keep
 from benchmarks.engine.peers import CASES
-from benchmarks.gpu import losses, tables, training
+from benchmarks.gpu import losses, tables, tiles, training
 from benchmarks.gpu.ceilings import ceilings
 from benchmarks.gpu.clock import Clock
 
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 PARTS = ("ceilings", "parity", "training", "losses")
+TUNING = "tiles"  # only when asked for
 KEY = ("case", "rows", "per_class", "width", "peer")
 CASES_ON_GPU = [name for name in CASES if name in losses.SWEEPS]
 
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this part")
+    parser.add_argument("--part", action="append", choices=(*PARTS, TUNING), help="only this part")
     parser.add_argument("--case", action="append", choices=CASES_ON_GPU, help="only this loss")
     parser.add_argument("--rows", action="append", type=int, help="only this batch size")
     parser.add_argument("--width", action="append", type=int, help="only this dimension")
@@ -146,6 +148,22 @@ class Run:
             known[style] |= {"image_size": size, "pairs": pairs}
             self.note(f"training, {style}: {known[style]['images_per_second']:,.0f} images/s")
             self.clock.forget()
+
+    def tiles(self) -> None:
+        """Time the Triton kernels with tiles of other shapes."""
+        known = self.kept.setdefault("tiles", [])
+        done = {(cell["case"], cell["width"], *cell["shape"]) for cell in known}
+        (rows,), widths = self.args.rows or (tiles.ROWS,), self.args.width or tiles.WIDTHS
+        for case in [name for name in self.cases if name in tiles.KERNELS]:
+            for width in widths:
+                for shape in tiles.shapes(case, width):
+                    if (case, width, *shape) in done or self.late():
+                        continue
+                    seconds = self.args.seconds / 4
+                    cell = tiles.measure(self.clock, case, rows, width, shape, seconds)
+                    known.append(cell)
+                    shown = cell.get("failed") or f"{cell['ms']:.3f} ms"
+                    self.note(f"tiles of {case}, D {width}, {shape}: {shown}")
 
     @staticmethod
     def key(cell: dict[str, Any]) -> tuple[Any, ...]:

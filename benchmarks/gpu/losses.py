@@ -99,7 +99,7 @@ def measure(clock: Clock, cell: Cell, ceiling: float | None, seconds: float) -> 
         if CASES[case].pml is None:
             return cell | {"failed": "does not have it"}
     try:
-        found = clock.measure(_call(clock, cell), seconds)
+        found = clock.measure(caller(clock, cell), seconds)
     except torch.OutOfMemoryError:
         return cell | {"failed": "out of memory"}
     except (ValueError, RuntimeError) as error:
@@ -112,7 +112,8 @@ def measure(clock: Clock, cell: Cell, ceiling: float | None, seconds: float) -> 
     return cell | found
 
 
-def _call(clock: Clock, cell: Cell) -> Callable[[], Any]:
+def caller(clock: Clock, cell: Cell) -> Callable[[], Any]:
+    """Give the call that a cell is about, forward and backward."""
     x, labels = batch(cell["rows"], cell["per_class"], cell["width"])
     x, labels = x.to(clock.device), labels.to(clock.device)
     if cell["peer"] == PRODUCT:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import tiles
 from benchmarks.gpu.losses import OURS, PEERS, PRODUCT
 from siameselib.files import replacing
 
@@ -50,6 +51,8 @@ def text(kept: dict[str, Any]) -> str:
             lines += table([*group, *groups[PRODUCT, width]])
     if kept.get("training"):
         lines += ["", *trained(kept)]
+    if kept.get("tiles"):
+        lines += tiles.table(kept["tiles"])
     return "\n".join(lines) + "\n"
 
 
