@@ -270,6 +270,16 @@ def test_map_names_the_most_frequent():
     assert len(entries) == 8
 
 
+@pytest.mark.parametrize("name", ["", "Person", "Somebody's name"])
+def test_a_square_map_is_neither_cut_nor_far_from_its_legend(name):
+    points = np.random.default_rng(0).uniform(-0.7, 0.7, (80, 2))
+    figure = plot.embedding_map(points, [f"{name} {k // 10}" for k in range(80)])
+    figure.draw_without_rendering()
+    (ax,), (legend,) = figure.axes, figure.legends
+    assert ax.get_tightbbox().x0 > 0
+    assert 0 < legend.get_window_extent().x0 - ax.get_window_extent().x1 < 60
+
+
 def test_thumbnails_do_not_overlap():
     points = RNG.random((500, 2))
     chosen = points[_spread(points, 0.1)]

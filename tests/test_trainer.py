@@ -132,7 +132,7 @@ def test_every_loss_trains_and_reports(run, options):
     doctor = json.loads((out / "doctor.json").read_text())
     assert "non-finite" in doctor["looked_at"]
     assert ("head-additive" in [f["code"] for f in doctor["findings"]]) == ("concat" in options)
-    for name in ("roc", "det", "distances", "training", "embeddings", "neighbours"):
+    for name in ("roc", "det", "reliability", "distances", "training", "embeddings", "neighbours"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 300
     assert not list(out.glob(".*"))

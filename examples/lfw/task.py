@@ -32,9 +32,14 @@ class Pairs(NamedTuple):
     j: NDArray[np.int64]
     same: NDArray[np.bool_]
 
-    def where(self, keep: NDArray[np.bool_]) -> "Pairs":
-        """Keep some of the pairs."""
+    def where(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> "Pairs":
+        """Keep some of the pairs, by mask or by place."""
         return Pairs(self.i[keep], self.j[keep], self.same[keep])
+
+    def and_also(self, other: "Pairs") -> "Pairs":
+        """Put others behind these."""
+        i, j = np.concatenate([self.i, other.i]), np.concatenate([self.j, other.j])
+        return Pairs(i, j, np.concatenate([self.same, other.same]))
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def prepare(args: argparse.Namespace, images: Images, protocol: Protocol) -> Tas
         positive = listed.where(of_kept[listed.i] & of_kept[listed.j] & listed.same)
         negative = validation.where(~validation.same)
         negative = negative.where(np.arange(len(negative.i)) < len(positive.i))
-        validation = Pairs(*map(np.concatenate, zip(positive, negative, strict=True)))
+        validation = positive.and_also(negative)
     rows = np.flatnonzero(of_train & ~of_kept)
     protocol.check_training(images.names[row] for row in [*rows, *free])
     return Task(

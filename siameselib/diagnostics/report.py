@@ -74,8 +74,8 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """The verdict in a few words: the codes, most important first; else whether it is well."""
-        codes = ", ".join(finding.code for finding in self.findings)
+        """The verdict in a few words: the codes that are no notes; else whether it is well."""
+        codes = ", ".join(each.code for each in self.findings if each.severity != "note")
         return codes or ("too little seen to tell" if self.unseen else "healthy")
 
     def as_dict(self) -> dict[str, Any]:

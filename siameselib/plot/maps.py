@@ -111,6 +111,7 @@ def embedding_map(
     ax.set_title(title or f"{len(points):,} embeddings of {len(identities):,} identities")
     if alone:
         figure.legend(loc="outside right center", title="identity (photos)")
+        figure.set_layout_engine("compressed")  # square axes: neither cut nor far from the legend
     else:
         ax.legend(loc="best", fontsize="small")
     return figure

@@ -45,6 +45,7 @@ CHECKS: tuple[Check, ...] = (
     embeddings.dimensional_collapse,
     embeddings.dead_dimensions,
     head.head_asymmetric,
+    loss.unfinished,
 )
 
 

@@ -15,6 +15,8 @@ _PROBES = 256
 _ADDITIVE = 1e-3  # rounding is 1e-6
 _ASYMMETRIC = 0.05
 _STARVED = 0.02  # in logits: answers within 0.5 %
+_THIN = 0.1  # standard deviation of the logits, in lengths of the last layer's weights
+_FLAT = 0.95  # of the trivial loss
 _SETTLED = 60
 
 
@@ -68,7 +70,7 @@ def logits_starved(e: Evidence) -> Finding | None:
     """Logits that barely differ after many steps."""
     z, _ = need(e.logits)
     enough(e.steps >= _SETTLED and len(z) >= 32 and not e.reading.probabilities)
-    if e.reading.family != "bce" or z.std() >= _STARVED:
+    if e.reading.family != "bce" or (z.std() >= _STARVED and not _creeps(e, float(z.std()))):
         return None
     rows = e.rows
     cause = ""
@@ -87,11 +89,21 @@ def logits_starved(e: Evidence) -> Finding | None:
         f"deviation of {z.std():.1g}: all answers are within {z.std() / 2:.1g} of each "
         f"other.{cause}",
         "A linear layer on tiny differences needs weights hundreds of times larger than those it "
-        "starts from; until then every answer is the same and the loss stays at ln 2.",
+        "starts from; until then all answers are nearly the same and the loss stays near ln 2.",
         f"Standardise what the last layer sees (DistanceHead and InteractionHead do), which "
         f"multiplies it by about {1 / max(float(z.std()), 1e-9):.0g}; do not L1-normalise "
         f"embeddings.",
     )
+
+
+def _creeps(e: Evidence, spread_of_logits: float) -> bool:
+    """Whether the loss stays flat because a last linear layer sees next to nothing."""
+    parts = e.head.modules() if isinstance(e.head, nn.Module) else ()
+    last = [part for part in parts if isinstance(part, nn.Linear) and part.out_features == 1]
+    if not last or e.trivial is None or e.learns or len(e.losses) < 2:
+        return False
+    flat = _FLAT < float(e.tail().mean()) / e.trivial < 2 - _FLAT
+    return flat and spread_of_logits < _THIN * float(last[-1].weight.detach().norm())
 
 
 def _probe(e: Evidence) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:

@@ -12,6 +12,9 @@ from siameselib.diagnostics.report import Finding
 _PLATEAU_STEPS = 60
 _NEAR = 0.02  # of the trivial loss
 _ABOVE = 2.0  # times the trivial loss
+_QUARTER = 25  # losses, at least, for a trend
+_FALLS = 0.03  # of the loss, from one quarter of the losses to the next
+_ENOUGH = 0.98  # AUC with little left to learn
 
 
 def non_finite(e: Evidence) -> Finding | None:
@@ -167,6 +170,37 @@ def nothing_active(e: Evidence) -> Finding | None:
         "loss falls to nothing while the hard cases stay as they are.",
         "Mine the batch: BatchHardTripletLoss or SemiHardTripletLoss on PKSampler batches find the "
         "triplets that still cost something; or take a larger margin.",
+    )
+
+
+def unfinished(e: Evidence) -> Finding | None:
+    """The loss still falls, and not all pairs are told apart yet."""
+    trained, quarter = need(e.best_auc), len(e.losses) // 4
+    enough(quarter >= _QUARTER and bool(np.isfinite(e.losses).all()))
+    before, last = e.losses[-2 * quarter : -quarter], e.losses[-quarter:]
+    fall = float(before.mean() - last.mean())
+    noise = math.sqrt(float(before.var(ddof=1) + last.var(ddof=1)) / quarter)
+    judged = trained.value if e.validation is None else e.validation.auc.value
+    done = min(trained.value, judged) > _ENOUGH or judged < trained.value - 0.05 or not e.learns
+    if done or fall < max(3 * noise, _FALLS * float(last.mean())):
+        return None
+    told = "" if e.validation is None else f", {e.validation.auc} on the validation pairs"
+    mine = (
+        " Triplets that are mined from labelled batches (SemiHardTripletLoss on PKSampler batches) "
+        "teach more a step than triplets drawn at random."
+        if e.form == "triplets"
+        else ""
+    )
+    return Finding(
+        "unfinished",
+        "note",
+        f"The loss still falls: {float(before.mean()):.3g} on average over {quarter} steps, "
+        f"{float(last.mean()):.3g} over the next {quarter}. The AUC is {trained} on the training "
+        f"pairs{told}.",
+        "Nothing seems wrong, but pairs are left to be told apart, and neither a plateau nor "
+        "overfitting is in sight.",
+        "Train on, or see whether a higher learning rate that falls towards the end gets there "
+        "sooner." + mine,
     )
 
 
