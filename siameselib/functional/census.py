@@ -1,24 +1,12 @@
 """Counts and sums over the pairs of a batch, for the stats of losses on cosine similarities."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from siameselib.functional.stats import Stats
-
-
-class Census(NamedTuple):
-    """Of each anchor."""
-
-    positives: Tensor
-    """(n,) how many positives it has."""
-    negatives: Tensor
-    """(n,) how many negatives."""
-    positive_sum: Tensor
-    """(n,) the sum of the similarities of the positives; differentiable."""
-    negative_sum: Tensor
-    """(n,) and of the negatives."""
+from siameselib.kernels.whole import Census
 
 
 def census(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | None) -> Census:
@@ -32,7 +20,7 @@ def census(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int |
         offset: anchor i is candidate offset + i, and no positive of itself; None: it is none.
 
     Returns:
-        What there is to count and sum.
+        What there is to count and sum; the sum of the positives is differentiable.
     """
     ordered = y_labels.sort().values
     first = torch.searchsorted(ordered, labels)  # names the identity, if the anchor has members
@@ -43,25 +31,32 @@ def census(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int |
     # Compiled, the same without the class, which torch.compile takes under warnings only.
     compiling = torch.compiler.is_compiling()
     run: Any = _AlikeSum.apply
-    positive_sum = _alike_sum(x, y, *alike)[0] if compiling else run(x, y, *alike)
+    sides = (x, y, *alike, offset)
+    positive_sum = _alike_sum(*sides)[0] if compiling else run(*sides)
     negative_sum = torch.mv(x.detach(), y.detach().sum(0)) - positive_sum.detach()
     if offset is not None:
         members = members - 1
-        positive_sum = positive_sum - (x * y[offset : offset + len(x)]).sum(1)
+        own = (x * y[offset : offset + len(x)]).detach().sum(1)
+        negative_sum = negative_sum - own
     return Census(members, negatives, positive_sum, negative_sum)
 
 
-def _alike_sum(x: Tensor, y: Tensor, keys: Tensor, y_keys: Tensor) -> tuple[Tensor, Tensor]:
-    # The dot product of each row of x with the sum of the rows of y that have its key; that sum.
+def _alike_sum(
+    x: Tensor, y: Tensor, keys: Tensor, y_keys: Tensor, offset: int | None
+) -> tuple[Tensor, Tensor]:
+    # The dot product of each row of x with the sum of the rows of y that have its key, the row
+    # itself left out; that sum.
     alike = _key_sums(y, y_keys, len(y) + 1).index_select(0, keys)
+    if offset is not None:
+        alike = alike - y[offset : offset + len(x)]
     return (x * alike).sum(1), alike
 
 
 class _AlikeSum(torch.autograd.Function):
     # The same, with a gradient of fewer steps.
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        x, _, keys, y_keys = inputs
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        x, _, keys, y_keys, ctx.offset = inputs
         total, alike = _alike_sum(*inputs)
         ctx.save_for_backward(x, keys, y_keys, alike)
         return total
@@ -69,9 +64,11 @@ class _AlikeSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, keys, y_keys, alike = ctx.saved_tensors
-        gradient = gradients[0][:, None]
-        dy = _key_sums(gradient * x, keys, len(y_keys) + 1).index_select(0, y_keys)
-        return gradient * alike, dy, None, None
+        pull = gradients[0][:, None] * x
+        dy = _key_sums(pull, keys, len(y_keys) + 1).index_select(0, y_keys)
+        if ctx.offset is not None:
+            dy[ctx.offset : ctx.offset + len(x)] -= pull
+        return gradients[0][:, None] * alike, dy, None, None, None
 
 
 def _key_sums(x: Tensor, keys: Tensor, number: int) -> Tensor:
@@ -80,21 +77,14 @@ def _key_sums(x: Tensor, keys: Tensor, number: int) -> Tensor:
 
 def similarity_stats(seen: Census, terms: Tensor, losses: Tensor, trivial: Tensor) -> Stats:
     """Return the stats of a loss of which each anchor has so many terms."""
-    count, active = terms.sum(), losses.detach() > 0
-    columns = (
-        seen.positive_sum.detach(),
-        seen.positives,
-        seen.negative_sum,
-        seen.negatives,
-        terms * active,
-        terms * trivial,
-    )
-    rows = torch.stack([column.to(losses.dtype) for column in columns])
-    sums = rows.masked_fill_(terms == 0, 0).sum(1)
+    count, losses = terms.sum(), losses.detach()
+    often = terms.to(losses.dtype)
+    there = often.clamp(max=1)
+    positives, negatives = (number.to(losses.dtype) for number in seen[:2])
     return Stats(
-        valid=count,
-        active=sums[4] / count,
-        positive_distance=1 - sums[0] / sums[1],
-        negative_distance=1 - sums[2] / sums[3],
-        trivial=sums[5] / count,
+        valid=count.long(),
+        active=torch.dot((losses > 0).to(losses.dtype), often) / count,
+        positive_distance=1 - seen.positive_sum.detach().dot(there) / positives.dot(there),
+        negative_distance=1 - seen.negative_sum.dot(there) / negatives.dot(there),
+        trivial=trivial.dot(often) / count,
     )

@@ -1,5 +1,7 @@
 """Losses that weigh every pair of a batch by how hard it is: by its share in a log-sum-exp."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,11 @@ from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import unit_rows
 from siameselib.functional.reduction import REDUCTIONS, reduce, softplus
 from siameselib.functional.stats import Stats
+from siameselib.kernels import forms
 from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import farthest_positive, positive_logsumexp
 from siameselib.kernels.score import Score
+from siameselib.kernels.whole import Census, fits, row_losses
 
 
 def multi_similarity_loss(
@@ -202,29 +206,16 @@ def multi_similarity_with_stats(
     _check.choice(where, "reduction", reduction, REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = unit_rows(batch.x)
-        y = None if ref is None else unit_rows(batch.ref)
-        sides = (x, batch.labels, y, None if ref is None else batch.ref_labels)
-        near, far = Score(beta), Score(alpha)
-        if epsilon is None:
-            negatives = logsumexp(*sides, near, backend=backend).rows
-            positives = positive_logsumexp(*sides, batch.offset, far, backend=backend)
+        x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)
+        sides = (x, batch.labels, y, batch.ref_labels, batch.offset)
+        if fits("logsumexp", x, y, 1, backend):
+            form = partial(
+                forms.multi_similarity, alpha=alpha, beta=beta, base=base, epsilon=epsilon
+            )
+            losses, seen = row_losses(*sides, form)
         else:
-            least = 1 - farthest_positive(*sides, batch.offset, backend)
-            found = logsumexp(*sides, near, floor=least - epsilon, backend=backend)
-            # The negatives kept are the nearest: where there are any, the nearest is among them.
-            floor = 1 - found.largest / beta - epsilon
-            negatives = found.rows
-            positives = positive_logsumexp(*sides, batch.offset, far, floor, backend)
-        losses = softplus(positives + alpha * (base - 1)) / alpha
-        losses = losses + softplus(negatives - beta * base) / beta
-        seen = census(
-            x.detach(),
-            batch.labels,
-            (x if y is None else y).detach(),
-            batch.ref_labels,
-            batch.offset,
-        )
+            losses = _multi_similarity(*sides, alpha, beta, base, epsilon, backend)
+            seen = _census(*sides)
         trivial = softplus(seen.positives.to(x.dtype).log() + alpha * (base - 1)) / alpha
         trivial += softplus(seen.negatives.to(x.dtype).log() + beta * (1 - base)) / beta
         valid = (seen.positives > 0) & (seen.negatives > 0)
@@ -254,22 +245,67 @@ def circle_with_stats(
     _check.choice(where, "reduction", reduction, REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = unit_rows(batch.x)
-        y = None if ref is None else unit_rows(batch.ref)
-        sides = (x, batch.labels, y, None if ref is None else batch.ref_labels)
-        score = Score(gamma, margin)
-        negatives = logsumexp(*sides, score, backend=backend).rows
-        positives = positive_logsumexp(*sides, batch.offset, score, backend=backend)
-        losses = softplus(positives + negatives)
-        seen = census(
-            x.detach(),
-            batch.labels,
-            (x if y is None else y).detach(),
-            batch.ref_labels,
-            batch.offset,
-        )
+        x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)
+        sides = (x, batch.labels, y, batch.ref_labels, batch.offset)
+        if fits("logsumexp", x, y, 1, backend):
+            losses, seen = row_losses(*sides, partial(forms.circle, margin=margin, gamma=gamma))
+        else:
+            losses, seen = _circle(*sides, Score(gamma, margin), backend), _census(*sides)
         pairs = (seen.positives * seen.negatives).to(x.dtype)
         trivial = softplus(pairs.log() + gamma * (1 - 2 * margin**2))
         stats = similarity_stats(seen, pairs > 0, losses, trivial)
         warn_when_idle(where, stats.valid)
         return reduce(where, losses, pairs > 0, reduction), stats
+
+
+# in tiles
+
+
+def _multi_similarity(
+    x: Tensor,
+    labels: Tensor,
+    y: Tensor | None,
+    y_labels: Tensor,
+    offset: int | None,
+    alpha: float,
+    beta: float,
+    base: float,
+    epsilon: float | None,
+    backend: str,
+) -> Tensor:
+    sides = (x, labels, y, None if y is None else y_labels)
+    near, far = Score(beta), Score(alpha)
+    if epsilon is None:
+        negatives = logsumexp(*sides, near, backend=backend).rows
+        positives = positive_logsumexp(*sides, offset, far, backend=backend)
+    else:
+        least = 1 - farthest_positive(*sides, offset, backend)
+        found = logsumexp(*sides, near, floor=least - epsilon, backend=backend)
+        # The negatives kept are the nearest: where there are any, the nearest is among them.
+        floor = 1 - found.largest / beta - epsilon
+        negatives = found.rows
+        positives = positive_logsumexp(*sides, offset, far, floor, backend)
+    pull = softplus(positives + alpha * (base - 1)) / alpha
+    return pull + softplus(negatives - beta * base) / beta
+
+
+def _circle(
+    x: Tensor,
+    labels: Tensor,
+    y: Tensor | None,
+    y_labels: Tensor,
+    offset: int | None,
+    score: Score,
+    backend: str,
+) -> Tensor:
+    sides = (x, labels, y, None if y is None else y_labels)
+    negatives = logsumexp(*sides, score, backend=backend).rows
+    positives = positive_logsumexp(*sides, offset, score, backend=backend)
+    return softplus(positives + negatives)
+
+
+def _census(
+    x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor, offset: int | None
+) -> Census:
+    columns = x if y is None else y
+    return census(x.detach(), labels, columns.detach(), y_labels, offset)

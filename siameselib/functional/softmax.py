@@ -1,5 +1,7 @@
 """Softmax losses: find a positive among the negatives by cosine similarity over a temperature."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,11 @@ from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import at_least_float32, unit_rows
 from siameselib.functional.reduction import reduce, softplus
 from siameselib.functional.stats import Stats
+from siameselib.kernels import forms
 from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import softplus_sum
 from siameselib.kernels.score import Score
+from siameselib.kernels.whole import Census, fits, row_losses
 
 REDUCTIONS = ("mean", "sum", "none")  # a softmax loss is never 0: all of its terms are active
 
@@ -219,15 +223,14 @@ def info_nce_with_stats(
     with torch.autocast(x1.device.type, enabled=False):
         a, b = unit_rows(at_least_float32(x1)), unit_rows(at_least_float32(x2))
         ids = torch.arange(len(x1), device=x1.device) if labels is None else labels
-        seen = census(a.detach(), ids, b.detach(), ids, None)
-        similarity = (a * b).sum(1)
-        scale = 1 / temperature
-        sums = logsumexp(a, labels, b, labels, Score(scale), both=True)
-        there = softplus(sums.rows - scale * similarity)
-        back = softplus(sums.columns - scale * similarity)
+        if fits("logsumexp", a, b, 1, "auto"):
+            form = partial(forms.info_nce, scale=1 / temperature)
+            losses, seen = row_losses(a, ids, b, ids, 0, form)
+        else:
+            losses, seen = _info_nce(a, labels, b, ids, Score(1 / temperature))
         valid = seen.negatives > 0
-        losses = (there + back) / 2
-        seen = seen._replace(positives=valid.long(), positive_sum=similarity.detach())
+        own = (a.detach() * b.detach()).sum(1)
+        seen = seen._replace(positives=valid, positive_sum=own)
         stats = similarity_stats(seen, valid, losses, torch.log1p(seen.negatives.to(a.dtype)))
         return reduce(where, losses, valid, reduction), stats
 
@@ -250,22 +253,15 @@ def sup_con_with_stats(
     _check.choice(where, "reduction", reduction, REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = unit_rows(batch.x)
-        y = x if ref is None else unit_rows(batch.ref)
-        seen = census(x, batch.labels, y, batch.ref_labels, batch.offset)
-        # every sample an identity of its own: an anchor leaves out itself, and nothing else
-        sums = logsumexp(
-            x,
-            None if ref is None else _own(batch.offset, labels),
-            None if ref is None else y,
-            None if ref is None else torch.arange(len(y), device=y.device),
-            Score(1 / temperature),
-            backend=backend,
-        )
-        losses = sums.rows - seen.positive_sum / seen.positives.clamp(min=1) / temperature
+        x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)
+        sides = (x, batch.labels, y, batch.ref_labels, batch.offset)
+        if fits("logsumexp", x, y, 1, backend):
+            losses, seen = row_losses(*sides, partial(forms.sup_con, scale=1 / temperature))
+        else:
+            losses, seen = _sup_con(*sides, Score(1 / temperature), backend)
         valid = (seen.positives > 0) & (seen.negatives > 0)
         stats = similarity_stats(
-            seen, valid, losses, (seen.positives + seen.negatives).to(x.dtype).log()
+            seen, valid, losses, (seen.positives + seen.negatives).to(x.dtype).clamp_(min=1).log_()
         )
         warn_when_idle(where, stats.valid)
         return reduce(where, losses, valid, reduction), stats
@@ -289,36 +285,64 @@ def nt_xent_with_stats(
     _check.choice(where, "reduction", reduction, REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = unit_rows(batch.x)
-        y = x if ref is None else unit_rows(batch.ref)
-        seen = census(x.detach(), batch.labels, y.detach(), batch.ref_labels, batch.offset)
-        score = Score(1 / temperature)
-        sums = logsumexp(
-            x,
-            batch.labels,
-            None if ref is None else y,
-            None if ref is None else batch.ref_labels,
-            score,
-            backend=backend,
-        )
-        losses = softplus_sum(
-            x,
-            batch.labels,
-            None if ref is None else y,
-            None if ref is None else batch.ref_labels,
-            batch.offset,
-            score,
-            sums.rows - score.scale,
-            backend,
-        )
+        x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)
+        sides = (x, batch.labels, y, batch.ref_labels, batch.offset)
+        if fits("logsumexp", x, y, 1, backend):
+            losses, seen = row_losses(*sides, partial(forms.nt_xent, scale=1 / temperature))
+        else:
+            losses, seen = _nt_xent(*sides, Score(1 / temperature), backend)
         pairs = torch.where(seen.negatives > 0, seen.positives, 0)
         stats = similarity_stats(seen, pairs, losses, torch.log1p(seen.negatives.to(x.dtype)))
         warn_when_idle(where, stats.valid)
         return reduce(where, losses, pairs, reduction), stats
 
 
-def _own(offset: int | None, labels: Tensor) -> Tensor:
-    # Which candidate each anchor is, -1 for none.
-    if offset is None:
-        return torch.full_like(labels, -1, dtype=torch.int64)
-    return torch.arange(offset, offset + len(labels), device=labels.device)
+def _info_nce(
+    a: Tensor, labels: Tensor | None, b: Tensor, ids: Tensor, score: Score
+) -> tuple[Tensor, Census]:
+    # In tiles: the losses of all anchors, and what they have.
+    seen = census(a.detach(), ids, b.detach(), ids, None)
+    similarity = (a * b).sum(1)
+    sums = logsumexp(a, labels, b, labels, score, both=True)
+    there = softplus(sums.rows - score.scale * similarity)
+    back = softplus(sums.columns - score.scale * similarity)
+    return (there + back) / 2, seen
+
+
+def _sup_con(
+    x: Tensor,
+    labels: Tensor,
+    y: Tensor | None,
+    y_labels: Tensor,
+    offset: int | None,
+    score: Score,
+    backend: str,
+) -> tuple[Tensor, Census]:
+    columns = x if y is None else y
+    seen = census(x, labels, columns, y_labels, offset)
+    # every sample an identity of its own: an anchor leaves out itself, and nothing else
+    ids = y_ids = None
+    if y is not None:
+        ids = torch.full_like(labels, -1, dtype=torch.int64)
+        if offset is not None:
+            ids = torch.arange(offset, offset + len(x), device=x.device)
+        y_ids = torch.arange(len(y), device=y.device)
+    sums = logsumexp(x, ids, y, y_ids, score, backend=backend)
+    aim = seen.positive_sum / seen.positives.clamp(min=1)
+    return sums.rows - score.scale * aim, seen
+
+
+def _nt_xent(
+    x: Tensor,
+    labels: Tensor,
+    y: Tensor | None,
+    y_labels: Tensor,
+    offset: int | None,
+    score: Score,
+    backend: str,
+) -> tuple[Tensor, Census]:
+    columns = x if y is None else y
+    seen = census(x.detach(), labels, columns.detach(), y_labels, offset)
+    sides = (x, labels, y, None if y is None else y_labels)
+    bound = logsumexp(*sides, score, backend=backend).rows - score.scale
+    return softplus_sum(*sides, offset, score, bound, backend), seen

@@ -4,7 +4,8 @@ r"""Row-wise log-sum-exp of the distances to the positives, and of minus those t
           N_i = \log \sum_{j:\; id_j \ne id_i} e^{-d_{ij}}
 
 ``reference`` is these lines. ``streaming`` sweeps the distances, once for the sums and once for the
-gradient; on other devices than the CPU, where no values are read, in plain blocks of rows.
+gradient; on other devices than the CPU, where no values are read, in plain blocks of rows. On the
+CPU a small matrix is held whole.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from siameselib.kernels import choose
 from siameselib.kernels.blocks import group, range_shift
 from siameselib.kernels.logsumexp import SMALL, Running
 from siameselib.kernels.sweep import Metric, Sweep, Tile
+from siameselib.kernels.whole_distances import Distances, fits
 
 _ENTRIES = 1 << 20  # of a block
 
@@ -60,6 +62,8 @@ def distance_logsumexp(
     backend = choose("distance_logsumexp", len(x), len(columns), x.shape[1], backend)
     if backend == "reference" or x.numel() == 0 or len(columns) == 0:
         return Sums(*reference(x, columns, *problem))
+    if fits("distance_logsumexp", x, y, backend):
+        return Sums(*_Whole.apply(x, y, *problem))  # type: ignore[no-untyped-call]
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     run: Any = _forward if torch.compiler.is_compiling() else _DistanceLogSumExp.apply
     return Sums(*run(x, y, *problem))
@@ -302,6 +306,42 @@ def _pull_blocked(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
     if grouped.y is grouped.x:
         return problem.back(dx + dy), dy[:0]
     return problem.back(dx), torch.empty_like(dy).index_copy_(0, grouped.columns, dy)
+
+
+class _Whole(torch.autograd.Function):
+    # P, N and the sums of distances of a small matrix, held whole.
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        labels: Tensor,
+        y_labels: Tensor,
+        offset: int | None,
+        metric: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            ctx.matrix = matrix = Distances(x, labels, y, y_labels, offset, metric)
+            ctx.shares, sums, seen = [], [], []
+            beyond = 2 * float(matrix.distance.amax()) + 1000  # e^-1000 is 0 even in float64
+            for sign, role in ((1, matrix.positive), (-1, matrix.negative)):
+                scores = torch.sub(role, 1).mul_(beyond).add_(matrix.distance, alpha=sign)
+                shares = scores.softmax(1)
+                among = scores.amax(1) - shares.amax(1).log_()
+                sums.append(torch.where(role.amax(1) > 0, among, -torch.inf))
+                seen.append(torch.mul(matrix.distance, role, out=scores).sum(1))
+                ctx.shares.append(shares)
+            distances = torch.stack(seen)
+        ctx.mark_non_differentiable(distances)
+        return sums[0], sums[1], distances
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        far, near, _ = gradients
+        with torch.autocast("cpu", enabled=False):
+            weight = ctx.shares[0] * far[:, None]
+            weight.addcmul_(ctx.shares[1], near[:, None], value=-1)
+            return *ctx.matrix.pull(weight), *[None] * 4
 
 
 class _DistanceLogSumExp(torch.autograd.Function):

@@ -11,7 +11,7 @@ sweep that adds up also forms the gradient.
 ``reference`` holds all pairs, in float64, and leaves the gradient to autograd. ``streaming`` goes
 through tiles of the matrix for the negatives. Positives are direct differences, a block of rows
 with their few positives each; where an identity has many, tiles again, with each identity centred
-on its own mean, for positives are near each other.
+on its own mean, for positives are near each other. A small matrix is held whole.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from siameselib.kernels.given import given
 from siameselib.kernels.pair_terms import TERMS, Term
 from siameselib.kernels.pair_total import Total, filled, one_by_one, tile_by_tile
 from siameselib.kernels.sweep import Metric
+from siameselib.kernels.whole_distances import Distances, fits
 
 FEW = 32  # positives a row up to which each pair is taken by itself
 
@@ -91,6 +92,8 @@ def pair_sum(
     if each:
         run: Any = _each_op if compiling else _Each.apply
         return Sums(*run(x, y, numbers, *problem, *terms))
+    if isinstance(positive, str) and isinstance(negative, str) and fits("pair_sum", x, y, backend):
+        return Sums(*_Whole.apply(x, y, numbers, *problem, *terms))  # type: ignore[no-untyped-call]
     inputs = [x, numbers] if y is None else [x, numbers, y]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     sweep = _sweep_op if compiling else _sweep
@@ -253,6 +256,48 @@ def _backward(
     found = sweep(x, y, numbers, labels, y_labels, *ctx.rest, gradient.contiguous(), True)
     dx, dnumbers, dy = (each.sum(0) for each in found[3:])
     return dx, None if y is None else dy, dnumbers, *[None] * 6
+
+
+class _Whole(torch.autograd.Function):
+    # The sums over all rows of a small matrix, held whole.
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        numbers: Tensor,
+        labels: Tensor,
+        y_labels: Tensor,
+        offset: int | None,
+        metric: str,
+        *terms: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            ctx.matrix = matrix = Distances(x, labels, y, y_labels, offset, metric)
+            ctx.slopes, ctx.changes, found = [], [], []
+            memory = torch.empty_like(matrix.distance)
+            for term, role in zip(terms, (matrix.positive, matrix.negative), strict=True):
+                values, slopes, change = TERMS[term].sweep(matrix.distance, role, numbers)
+                values.mul_(role)
+                seen = torch.mul(matrix.distance, role, out=memory).sum(1)
+                active = torch.gt(values, 0, out=memory).sum(1)
+                found.append(torch.stack([values.sum(1), active, seen]))
+                ctx.slopes.append(slopes)
+                ctx.changes.append(change)
+            loss, active, seen = torch.stack(found, 1).sum(2, dtype=torch.float64)
+        counts, distances = active.long(), seen.to(x.dtype)
+        ctx.mark_non_differentiable(counts, distances)
+        return loss.to(x.dtype), counts, distances
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            by = gradients[0].tolist()
+            weight = ctx.slopes[0] * by[0]
+            weight.add_(ctx.slopes[1], alpha=by[1])
+            dx, dy = ctx.matrix.pull(weight)
+            dnumbers = by[0] * ctx.changes[0] + by[1] * ctx.changes[1]
+        return dx, dy, dnumbers, *[None] * 6
 
 
 class _Each(torch.autograd.Function):

@@ -19,7 +19,7 @@ from torch import Tensor
 from siameselib.kernels.blocks import Grouped, factor_rounding, squared
 
 _HEIGHT, _WIDTH = 256, 2048  # of a tile: it stays in cache
-_CLOSE = 5e-3  # squared distance over squared norm below which the difference is taken
+CLOSE = 5e-3  # squared distance over squared norm below which the difference is taken
 DIFFERENCES = 1 << 17  # entries in one batch of direct differences
 
 
@@ -182,7 +182,7 @@ class Sweep(Listed):
         if not self.symmetric:
             self.y_square = self._y.square().sum(1) + metric.lift(y)
         rounding = factor_rounding(x)
-        self.close = max(_CLOSE, 16 * rounding)
+        self.close = max(CLOSE, 16 * rounding)
         self.unit = torch.finfo(x.dtype).eps / 2 + rounding / 4
         ones = torch.ones_like
         self._left = torch.cat([-2 * self._x, self.x_square[:, None], ones(x[:, :1])], 1)

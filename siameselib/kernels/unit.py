@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+_SAFE = 1e-15
+
 
 def unit(x: Tensor) -> tuple[Tensor, Tensor]:
     """Scale each row to length 1.
@@ -11,6 +13,11 @@ def unit(x: Tensor) -> tuple[Tensor, Tensor]:
         The (n, d) rows, zero where they are zero, and the (n, 1) factors that they were scaled
         by, 0 for zero rows.
     """
+    if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        least, most = (float(each) for each in length.detach().aminmax())
+        if least > _SAFE and most < 1 / _SAFE:  # the squares are ordinary numbers, too
+            return x / length, 1 / length
     power = power_of_two(x)
     scaled = x * power
     length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)

@@ -1,0 +1,132 @@
+"""A matrix of distances that is small enough to be held whole, on the CPU.
+
+The squares come from one matrix product in float64, which leaves no digit of a float32 distance in
+doubt. Only where two rows are very close are distance and gradient those of the direct difference.
+"""
+
+import torch
+from torch import Tensor
+
+from siameselib.kernels import whole
+from siameselib.kernels.sweep import CLOSE, DIFFERENCES, Metric
+
+_ORDINARY = 1e-15  # numbers in between this and its inverse have squares in float32
+
+
+def fits(op: str, x: Tensor, y: Tensor | None, backend: str) -> bool:
+    """Say whether to take the whole matrix: see :func:`siameselib.kernels.whole.fits`."""
+    if x.device.type != "cpu" or not whole.fits(op, x, y, x.shape[1], backend):
+        return False
+    sides = (x,) if y is None else (x, y)
+    most = max(float(each.abs()) for side in sides for each in side.detach().aminmax())
+    return _ORDINARY < most < 1 / _ORDINARY
+
+
+class Distances:
+    """All distances of rows and columns, and the gradient of what is made of them.
+
+    Args:
+        x: (n, d) rows; of length 1 (or 0) each for the metric "cosine".
+        labels: (n,) their identities.
+        y: (m, d) columns, likewise; None for the rows themselves.
+        y_labels: (m,) their identities.
+        offset: row i is column offset + i; None if no row is a column.
+        metric: "euclidean", "sqeuclidean" or "cosine".
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        y: Tensor | None,
+        y_labels: Tensor,
+        offset: int | None,
+        metric: str,
+    ) -> None:
+        self.x, self.y, self.metric = x, x if y is None else y, Metric(metric)
+        self.alone = y is None
+        self.positive = whole.alike(labels, y_labels, offset, x.dtype)
+        """(n, m) 1 for each pair that shares an identity, else 0; 0 for a row and itself."""
+        self.negative = 1 - self.positive
+        """(n, m) likewise for the other pairs."""
+        wide = self.y.double()
+        centre = wide.mean(0)
+        right = wide.sub_(centre) if self.y.dtype != torch.float64 else wide - centre
+        left = right if self.alone else x.double() - centre
+        left_square = self._square(left, x)
+        right_square = left_square if self.alone else self._square(right, self.y)
+        square = torch.addmm(right_square, left, right.T, alpha=-2).add_(left_square[:, None])
+        if offset is not None:
+            self.negative.diagonal(offset).zero_()
+            square.diagonal(offset).copy_(left_square)  # whatever, so that it is not close
+        self.row, self.column = _close(square, CLOSE * left_square)
+        self.distance = self.metric.of(square.to(x.dtype))
+        """(n, m) of a row and itself any number."""
+        self._left, self._right = left.to(x.dtype), right.to(x.dtype)
+        if len(self.row):
+            self._between()
+
+    def _square(self, centred: Tensor, rows: Tensor) -> Tensor:
+        square = centred.square().sum(1)
+        return square + self.metric.lift(rows) if self.metric.name == "cosine" else square
+
+    def _between(self) -> None:
+        # The distances of close pairs, by direct difference.
+        for some in self._parts():
+            row, column = self.row[some], self.column[some]
+            pairs = self.x.index_select(0, row), self.y.index_select(0, column)
+            self.distance[row, column] = self.metric.between(*pairs)
+
+    def _parts(self) -> list[slice]:
+        step = max(1, DIFFERENCES // self.x.shape[1])
+        return [slice(first, first + step) for first in range(0, len(self.row), step)]
+
+    def pull(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the gradient, in rows and columns, of a sum of which these are derivatives.
+
+        Args:
+            weight: (n, m) the derivative by each distance; used up.
+
+        Returns:
+            (n, d) and (m, d); where rows and columns are the same, all of it and None.
+        """
+        if self.alone:
+            weight = weight + weight.T
+        close = weight[self.row, self.column] if len(self.row) else None
+        if close is not None:
+            weight[self.row, self.column] = 0
+        if self.metric.name == "euclidean":
+            apart = self.distance
+            if close is not None:
+                apart = apart.index_put((self.row, self.column), apart.new_ones(()))
+            weight.div_(apart)
+        elif self.metric.name == "sqeuclidean":
+            weight.mul_(2)
+        x, y = self._left, self._right
+        dx = torch.addmm(weight.sum(1, keepdim=True) * x, weight, y, alpha=-1)
+        dy = None
+        if not self.alone:
+            dy = torch.addmm(weight.sum(0).unsqueeze(1) * y, weight.T, x, alpha=-1)
+        if close is not None:
+            self._pull_close(close, dx, dy)
+        return dx, dy
+
+    def _pull_close(self, weight: Tensor, dx: Tensor, dy: Tensor | None) -> None:
+        for some in self._parts():
+            row, column = self.row[some], self.column[some]
+            pull = self.x.index_select(0, row).sub_(self.y.index_select(0, column))
+            distance = self.distance[row, column]
+            slope = torch.where(distance == 0, 0, weight[some] * self.metric.slope(distance))
+            pull.mul_(slope[:, None])
+            dx.index_add_(0, row, pull)
+            if dy is not None:
+                dy.index_add_(0, column, pull, alpha=-1)
+
+
+def _close(square: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    # Rows and columns of the squares up to the bound of the row.
+    row = (square.amin(1) <= bound).nonzero().squeeze(1)
+    if not len(row):
+        return row, row
+    hit, column = (square[row] <= bound[row, None]).nonzero(as_tuple=True)
+    return row[hit], column
