@@ -8,6 +8,7 @@ from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.distances import at_least_float32
+from siameselib.functional.reduction import reduce
 
 
 class Batch(NamedTuple):
@@ -87,10 +88,35 @@ def warn_when_idle(
     valid: Tensor,
     why: str = "no anchor of this batch has both a positive and a negative",
     remedy: str = "sample several identities, several images of each",
+    depth: int = 4,
 ) -> None:
     """Warn when a batch has no valid term: CPU only, since reading the count syncs."""
     if readable(valid) and valid == 0:
-        warnings.warn(f"{where}: {why}: the loss is 0 and teaches nothing; {remedy}", stacklevel=4)
+        warnings.warn(
+            f"{where}: {why}: the loss is 0 and teaches nothing; {remedy}", stacklevel=depth
+        )
+
+
+def reduce_batch(where: str, losses: Tensor, terms: Tensor, reduction: str) -> Tensor:
+    """Reduce the losses of anchors, each the sum of so many terms, and warn when that is none.
+
+    Args:
+        where: the loss that asks.
+        losses: (n,) one an anchor.
+        terms: (n,) how many terms it is the sum of, or whether it counts.
+        reduction: see :func:`siameselib.functional.reduction.reduce`.
+
+    Returns:
+        The loss.
+    """
+    if readable(terms):
+        count = terms.sum()
+        number = int(count)
+        if number == 0:
+            warn_when_idle(where, count, depth=5)
+        if terms.dtype == torch.bool and number == len(terms):
+            return reduce(where, losses, None, reduction)  # all of them: nothing to leave out
+    return reduce(where, losses, terms, reduction)
 
 
 def _warn_of_pair_labels(where: str, labels: Tensor) -> None:

@@ -1,11 +1,12 @@
 """Counts and sums over the pairs of a batch, for the stats of losses on cosine similarities."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from siameselib.functional.stats import Stats
+from siameselib.functional.stats import Later, Stats, later
 from siameselib.kernels.whole import Census
 
 
@@ -75,16 +76,35 @@ def _key_sums(x: Tensor, keys: Tensor, number: int) -> Tensor:
     return x.new_zeros(number, x.shape[1]).index_add(0, keys, x)
 
 
-def similarity_stats(seen: Census, terms: Tensor, losses: Tensor, trivial: Tensor) -> Stats:
-    """Return the stats of a loss of which each anchor has so many terms."""
-    count, losses = terms.sum(), losses.detach()
-    often = terms.to(losses.dtype)
+def similarity_stats(
+    seen: Census, terms: Tensor, losses: Tensor, trivial: Callable[[Census], Tensor]
+) -> Stats | Later:
+    """Return the stats of a loss of which each anchor has so many terms.
+
+    Args:
+        seen: what each anchor has.
+        terms: (n,) of how many terms its loss is the sum.
+        losses: (n,) their losses.
+        trivial: tells what they are when the model has collapsed.
+
+    Returns:
+        The stats, or what will work them out.
+    """
+    seen = seen._replace(positive_sum=seen.positive_sum.detach())
+    return later(_similarity_stats, seen, terms, losses.detach(), trivial)
+
+
+def _similarity_stats(
+    seen: Census, terms: Tensor, losses: Tensor, trivial: Callable[[Census], Tensor]
+) -> Stats:
+    dtype = losses.dtype
+    count, often = terms.sum(), terms.to(dtype)
     there = often.clamp(max=1)
-    positives, negatives = (number.to(losses.dtype) for number in seen[:2])
+    seen = seen._replace(positives=seen.positives.to(dtype), negatives=seen.negatives.to(dtype))
     return Stats(
         valid=count.long(),
-        active=torch.dot((losses > 0).to(losses.dtype), often) / count,
-        positive_distance=1 - seen.positive_sum.detach().dot(there) / positives.dot(there),
-        negative_distance=1 - seen.negative_sum.dot(there) / negatives.dot(there),
-        trivial=trivial.dot(often) / count,
+        active=torch.dot((losses > 0).to(dtype), often) / count,
+        positive_distance=1 - seen.positive_sum.dot(there) / seen.positives.dot(there),
+        negative_distance=1 - seen.negative_sum.dot(there) / seen.negatives.dot(there),
+        trivial=trivial(seen).dot(often) / count,
     )

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import labelled_batch, warn_when_idle
+from siameselib.functional.batch import labelled_batch, reduce_batch
 from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import unit_rows
-from siameselib.functional.reduction import REDUCTIONS, reduce, softplus
-from siameselib.functional.stats import Stats
+from siameselib.functional.reduction import REDUCTIONS, softplus
+from siameselib.functional.stats import Later, Stats
 from siameselib.kernels import forms
 from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import farthest_positive, positive_logsumexp
@@ -194,7 +194,7 @@ def multi_similarity_with_stats(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`multi_similarity_loss` and what it saw."""
     where = "multi_similarity_loss"
     _check.positive(where, "alpha", alpha)
@@ -216,12 +216,10 @@ def multi_similarity_with_stats(
         else:
             losses = _multi_similarity(*sides, alpha, beta, base, epsilon, backend)
             seen = _census(*sides)
-        trivial = softplus(seen.positives.to(x.dtype).log() + alpha * (base - 1)) / alpha
-        trivial += softplus(seen.negatives.to(x.dtype).log() + beta * (1 - base)) / beta
         valid = (seen.positives > 0) & (seen.negatives > 0)
+        trivial = partial(_multi_similarity_collapsed, alpha, beta, base)
         stats = similarity_stats(seen, valid, losses, trivial)
-        warn_when_idle(where, stats.valid)
-        return reduce(where, losses, valid, reduction), stats
+        return reduce_batch(where, losses, valid, reduction), stats
 
 
 def circle_with_stats(
@@ -236,7 +234,7 @@ def circle_with_stats(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`circle_loss` and what it saw."""
     where = "circle_loss"
     if not 0 < margin < 1:
@@ -251,11 +249,21 @@ def circle_with_stats(
             losses, seen = row_losses(*sides, partial(forms.circle, margin=margin, gamma=gamma))
         else:
             losses, seen = _circle(*sides, Score(gamma, margin), backend), _census(*sides)
-        pairs = (seen.positives * seen.negatives).to(x.dtype)
-        trivial = softplus(pairs.log() + gamma * (1 - 2 * margin**2))
-        stats = similarity_stats(seen, pairs > 0, losses, trivial)
-        warn_when_idle(where, stats.valid)
-        return reduce(where, losses, pairs > 0, reduction), stats
+        valid = (seen.positives > 0) & (seen.negatives > 0)
+        stats = similarity_stats(seen, valid, losses, partial(_circle_collapsed, margin, gamma))
+        return reduce_batch(where, losses, valid, reduction), stats
+
+
+# what a collapsed model loses
+
+
+def _multi_similarity_collapsed(alpha: float, beta: float, base: float, seen: Census) -> Tensor:
+    pull = softplus(seen.positives.log() + alpha * (base - 1)) / alpha
+    return pull + softplus(seen.negatives.log() + beta * (1 - base)) / beta
+
+
+def _circle_collapsed(margin: float, gamma: float, seen: Census) -> Tensor:
+    return softplus((seen.positives * seen.negatives).log() + gamma * (1 - 2 * margin**2))
 
 
 # in tiles

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import labelled_batch, warn_when_idle
+from siameselib.functional.batch import labelled_batch, reduce_batch
 from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import at_least_float32, unit_rows
 from siameselib.functional.reduction import reduce, softplus
-from siameselib.functional.stats import Stats
+from siameselib.functional.stats import Later, Stats
 from siameselib.kernels import forms
 from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import softplus_sum
@@ -209,7 +209,7 @@ def nt_xent_loss(
 
 def info_nce_with_stats(
     x1: Tensor, x2: Tensor, labels: Tensor | None, *, temperature: float, reduction: str
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`info_nce_loss` and what it saw."""
     where = "info_nce_loss"
     _check.matrix(where, "x1", x1)
@@ -231,7 +231,7 @@ def info_nce_with_stats(
         valid = seen.negatives > 0
         own = (a.detach() * b.detach()).sum(1)
         seen = seen._replace(positives=valid, positive_sum=own)
-        stats = similarity_stats(seen, valid, losses, torch.log1p(seen.negatives.to(a.dtype)))
+        stats = similarity_stats(seen, valid, losses, _log_candidates)
         return reduce(where, losses, valid, reduction), stats
 
 
@@ -246,7 +246,7 @@ def sup_con_with_stats(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`sup_con_loss` and what it saw."""
     where = "sup_con_loss"
     _check.positive(where, "temperature", temperature)
@@ -260,11 +260,8 @@ def sup_con_with_stats(
         else:
             losses, seen = _sup_con(*sides, Score(1 / temperature), backend)
         valid = (seen.positives > 0) & (seen.negatives > 0)
-        stats = similarity_stats(
-            seen, valid, losses, (seen.positives + seen.negatives).to(x.dtype).clamp_(min=1).log_()
-        )
-        warn_when_idle(where, stats.valid)
-        return reduce(where, losses, valid, reduction), stats
+        stats = similarity_stats(seen, valid, losses, _log_others)
+        return reduce_batch(where, losses, valid, reduction), stats
 
 
 def nt_xent_with_stats(
@@ -278,7 +275,7 @@ def nt_xent_with_stats(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`nt_xent_loss` and what it saw."""
     where = "nt_xent_loss"
     _check.positive(where, "temperature", temperature)
@@ -292,15 +289,27 @@ def nt_xent_with_stats(
         else:
             losses, seen = _nt_xent(*sides, Score(1 / temperature), backend)
         pairs = torch.where(seen.negatives > 0, seen.positives, 0)
-        stats = similarity_stats(seen, pairs, losses, torch.log1p(seen.negatives.to(x.dtype)))
-        warn_when_idle(where, stats.valid)
-        return reduce(where, losses, pairs, reduction), stats
+        stats = similarity_stats(seen, pairs, losses, _log_candidates)
+        return reduce_batch(where, losses, pairs, reduction), stats
+
+
+# what a collapsed model loses
+
+
+def _log_candidates(seen: Census) -> Tensor:
+    return torch.log1p(seen.negatives)
+
+
+def _log_others(seen: Census) -> Tensor:
+    return (seen.positives + seen.negatives).clamp(min=1).log()
+
+
+# in tiles: the losses of all anchors, and what they have
 
 
 def _info_nce(
     a: Tensor, labels: Tensor | None, b: Tensor, ids: Tensor, score: Score
 ) -> tuple[Tensor, Census]:
-    # In tiles: the losses of all anchors, and what they have.
     seen = census(a.detach(), ids, b.detach(), ids, None)
     similarity = (a * b).sum(1)
     sums = logsumexp(a, labels, b, labels, score, both=True)

@@ -1,6 +1,8 @@
 """What a loss saw, beside its value: the record that every criterion keeps as ``stats``."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +30,23 @@ class Stats(NamedTuple):
     trivial: Tensor
     """The loss of a model that gives every sample the same embedding (or every pair the same,
     best constant, answer): a loss that stays near this value has learnt nothing."""
+
+
+Later = Callable[[], Stats]
+"""Stats that nobody has asked for yet."""
+
+
+def later(compute: Callable[..., Stats], *facts: Any) -> Stats | Later:
+    """Put off computing stats of detached facts: most calls are never asked for them.
+
+    Args:
+        compute: a function of a module, so that a criterion that waits can be pickled,
+        facts: and what it takes.
+
+    Returns:
+        The call to be made; under ``torch.compile``, which takes nothing unfinished, the stats.
+    """
+    return compute(*facts) if torch.compiler.is_compiling() else partial(compute, *facts)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

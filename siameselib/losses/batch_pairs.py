@@ -14,7 +14,7 @@ from siameselib.functional.batch_pairs import (
     batch_bce_pair_with_stats,
     batch_contrastive_with_stats,
 )
-from siameselib.functional.stats import Stats
+from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
 
 
@@ -29,6 +29,8 @@ class BatchContrastiveLoss(nn.Module):
         >>> criterion.stats.trivial  # m²/4, with all pairs m/2 apart
         tensor(1.)
     """
+
+    stats = Seen()
 
     def __init__(
         self,
@@ -51,7 +53,6 @@ class BatchContrastiveLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.stats: Stats | None = None
 
     def forward(
         self,
@@ -109,6 +110,8 @@ class BatchBCEPairLoss(nn.Module):
         tensor(0.1667)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         *,
@@ -124,7 +127,6 @@ class BatchBCEPairLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.stats: Stats | None = None
 
     def forward(
         self,

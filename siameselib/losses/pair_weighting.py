@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from siameselib.functional.lifted import lifted_structure_with_stats
 from siameselib.functional.pair_weighting import circle_with_stats, multi_similarity_with_stats
-from siameselib.functional.stats import Stats
+from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
 
 
@@ -25,6 +25,8 @@ class CircleLoss(nn.Module):
         tensor(6)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         *,
@@ -40,7 +42,6 @@ class CircleLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.stats: Stats | None = None
 
     def forward(
         self,
@@ -83,6 +84,8 @@ class LiftedStructureLoss(nn.Module):
         tensor(6)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         *,
@@ -98,7 +101,6 @@ class LiftedStructureLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.stats: Stats | None = None
 
     def forward(
         self,
@@ -141,6 +143,8 @@ class MultiSimilarityLoss(nn.Module):
         tensor(6)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         *,
@@ -160,7 +164,6 @@ class MultiSimilarityLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.stats: Stats | None = None
 
     def forward(
         self,

@@ -7,7 +7,7 @@ from siameselib.functional.softmax import (
     nt_xent_with_stats,
     sup_con_with_stats,
 )
-from siameselib.functional.stats import Stats
+from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
 
 
@@ -23,11 +23,12 @@ class InfoNCELoss(nn.Module):
         tensor(1.3863)
     """
 
+    stats = Seen()
+
     def __init__(self, *, temperature: float = 0.1, reduction: str = "mean") -> None:
         super().__init__()
         self.temperature = temperature
         self.reduction = reduction
-        self.stats: Stats | None = None
 
     def forward(self, x1: Tensor, x2: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the loss of the matching rows; what it saw is in ``stats``."""
@@ -54,6 +55,8 @@ class SupConLoss(nn.Module):
         tensor(6)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         *,
@@ -67,7 +70,6 @@ class SupConLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.stats: Stats | None = None
 
     def forward(
         self,
@@ -109,6 +111,8 @@ class NTXentLoss(nn.Module):
         tensor(6)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         *,
@@ -122,7 +126,6 @@ class NTXentLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.stats: Stats | None = None
 
     def forward(
         self,
