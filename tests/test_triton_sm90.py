@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
 
-from siameselib.kernels import extremes_triton, screen_triton, tiles_triton
+from siameselib.kernels import beyond_triton, extremes_triton, screen_triton, tiles_triton
 from tests.sm90 import build
 
 if tiles_triton.INTERPRETED:
@@ -47,19 +47,13 @@ def test_the_harness_sees_tensor_cores_and_spills():
     assert build(_row_max, types, constants | {"WHOLE": True}, shape.options()).spilled
 
 
-@pytest.mark.parametrize(
-    ("precision", "width", "pure", "band"),
-    [("exact", 128, 5.6, 9), ("fast", 128, 5.6, 9), ("exact", 512, 0.9, 0.9), ("tf32", 128, 8, 12)],
-)
-def test_screen(precision, width, pure, band):
-    itemsize = 4 if precision == "tf32" else 2
-    shape = screen_triton.shape_for(width, itemsize)
-    vectors = "*fp32" if precision == "tf32" else "*bf16"
-    types = dict.fromkeys(("x", "y"), vectors)
+def screen_of(precision, width, shape, **others):
+    """What the sweep of batch-hard mining becomes."""
+    types = dict.fromkeys(("x", "y"), "*fp32" if precision == "tf32" else "*bf16")
     types |= dict.fromkeys(("x_norm", "x_lost", "y_half", "y_norm", "y_lost"), "*fp32")
     types |= dict.fromkeys(("start", "end", "entry", "count"), "*i32")
     types |= dict.fromkeys(("upper", "floor"), "*fp32")
-    types |= dict.fromkeys(("row_tiles", "column_tiles"), "i32")
+    types |= dict.fromkeys({"row_tiles", "column_tiles"} - set(others), "i32")
     constants = {
         "ROWS": shape.rows,
         "COLUMNS": shape.columns,
@@ -72,7 +66,24 @@ def test_screen(precision, width, pure, band):
         "PRECISION": "tf32" if precision == "tf32" else "ieee",
         "UPCAST": False,
     }
-    built = build(screen_triton._screen, types, constants, shape.options())
+    return build(screen_triton._screen, types, constants | others, shape.options())
+
+
+@pytest.mark.parametrize(
+    ("precision", "width", "pure", "band"),
+    [
+        ("exact", 128, 5.6, 9),
+        ("fast", 128, 5.6, 9),
+        ("tf32", 128, 8, 12),
+        ("exact", 256, 8, 11.5),
+        ("exact", 512, 0.9, 0.9),
+        ("tf32", 512, 2.2, 2.2),
+    ],
+)
+def test_screen(precision, width, pure, band):
+    itemsize = 4 if precision == "tf32" else 2
+    shape = screen_triton.shape_for(width, itemsize)
+    built = screen_of(precision, width, shape)
     assert built.fits() and shape.shared(width, itemsize) <= built.shared
     # Instructions of a pair: all of them, or, in chunks, those that a chunk takes.
     lean, masked = (
@@ -80,6 +91,13 @@ def test_screen(precision, width, pure, band):
         for body in built.with_products()
     )
     assert lean <= pure and masked <= band, (lean, masked)
+
+
+@pytest.mark.parametrize("width", [16, 384])
+def test_screen_of_other_sizes(width):
+    # A number that is 1 is a constant to the compiler, which then has other code to make.
+    shape = screen_triton.shape_for(width, 2)
+    assert screen_of("exact", width, shape, PARTS=3, row_tiles=1, column_tiles=1).fits()
 
 
 def test_decisions_by_difference():
@@ -103,3 +121,16 @@ def test_decisions_by_difference():
     built = build(extremes_triton._settle, types, constants, options)
     assert built.fits() and built.registers <= 64
     assert max(map(len, built.loops)) / (32 * 16 / 32) <= 8
+
+
+def test_beyond():
+    types = dict.fromkeys(("x", "y"), "*fp32") | dict.fromkeys(("n", "m", "most"), "i32")
+    types |= {"d": "i32 16", "farther": "*i8"} | dict.fromkeys(("start", "end"), "*i32")
+    types |= dict.fromkeys(("columns", "wanted", "negative"), "*i64")
+    shape = beyond_triton._TILE
+    constants = {"ROWS": shape.rows, "COLUMNS": shape.columns, "CHUNK": shape.chunk}
+    constants["TOGETHER"] = beyond_triton._TOGETHER
+    built = build(beyond_triton._beyond, types, constants, shape.options())
+    assert built.fits()
+    entries = shape.rows * shape.columns * shape.chunk / (32 * shape.warps)
+    assert 2 <= max(map(len, built.loops)) / entries <= 4

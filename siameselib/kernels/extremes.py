@@ -92,7 +92,8 @@ def beyond(
         none), and whether the negative is farther than the positive; if none is, the negative is
         the farthest one.
     """
-    backend = choose("beyond", len(x), len(y), x.shape[1], backend)
+    larger = y if len(y) > len(x) else x
+    backend = choose("beyond", len(x), len(y), x.shape[1], backend, larger)
     ids, y_ids = labels.long(), y_labels.long()
     columns = None if y is x else y.detach()
     run = _beyond_op if torch.compiler.is_compiling() else _beyond
@@ -155,7 +156,11 @@ def _beyond(
             row = torch.arange(len(x), device=x.device).repeat_interleave(1 if easy else width or 0)
             none = torch.full_like(row, -1)
             return row, none, none.clone(), none > 0
-        run = reference_beyond if backend == "reference" else streaming_beyond
+        run: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+        if backend == "triton":
+            from siameselib.kernels.beyond_triton import triton_beyond as run
+        else:
+            run = reference_beyond if backend == "reference" else streaming_beyond
         return run(*in_range(x, y), labels, y_labels, offset, width, easy=easy)
 
 

@@ -18,7 +18,7 @@ from siameselib.kernels.screen_triton import Kept, screen
 from siameselib.kernels.tiles_triton import Shape, bounds, filled
 
 NONE = tl.constexpr(2**31 - 1)  # comes after every column
-_OPEN = -2  # in place of a column: to be decided by direct differences
+OPEN = -2  # in place of a column: to be decided by direct differences
 _TILE = Shape(32, 32, chunk=8, warps=4, stages=2)
 
 
@@ -27,7 +27,7 @@ def triton_hardest(
 ) -> tuple[Tensor, Tensor]:
     """Tiles of a GPU: :func:`siameselib.kernels.extremes.hardest`; waits for nothing."""
     grouped = group(x, labels, y, y_labels, offset)
-    positive = torch.full_like(grouped.rows, _OPEN)
+    positive = torch.full_like(grouped.rows, OPEN)
     by_difference(grouped, positive, positives=True, farthest=not easy)
     negative = settle(grouped, screen(grouped, precision()))
     by_difference(grouped, negative)
@@ -127,11 +127,11 @@ def differences(
 
 @triton.jit
 def first_of_least(value, allowed, index, best, found):
-    """Take in, for each row, the least value allowed and its index, the lowest one of equals."""
+    """Take in the least allowed value of each row (second axis: columns); of equals the first."""
     value = tl.where(allowed, tl.where(value == value, value, -float("inf")), float("inf"))
     least = tl.min(value, 1)
-    index = tl.where(allowed & (value == least[:, None]), index[None, :], NONE)
-    index = tl.min(index, 1)
+    first = allowed & (value == tl.expand_dims(least, 1))
+    index = tl.min(tl.where(first, index, NONE), 1)
     better = (least < best) | ((least == best) & (index < found))
     return tl.where(better, least, best), tl.where(better, index, found)
 
@@ -225,6 +225,6 @@ def _by_difference(
             index = tl.load(columns + column, column < m, 0).to(tl.int32)
             if FARTHEST:
                 square = -square
-            best, found = first_of_least(square, allowed, index, best, found)
+            best, found = first_of_least(square, allowed, index[None, :], best, found)
         after = tl.where(found == NONE, -1, found).to(tl.int64)
         tl.store(result + row, tl.where(before == -2, after, before), row < n)

@@ -12,18 +12,7 @@ from siameselib.kernels.tiles_triton import Shape
 SMALL = Shape(16, 32, chunk=16, warps=4, stages=2)  # several tiles and parts of a small batch
 
 
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Fill memory that nobody has written yet."""
-    empty = torch.empty
-
-    def fill(*args, **keywords):
-        result = empty(*args, **keywords)
-        return result.fill_(torch.nan if result.is_floating_point() else -7777)
-
-    like = torch.empty_like
-    monkeypatch.setattr(torch, "empty", fill)
-    monkeypatch.setattr(torch, "empty_like", lambda x, **k: like(x, **k).fill_(-7777))
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 def same_indices(x, labels, y=None, y_labels=None, offset=0, easy=False):
