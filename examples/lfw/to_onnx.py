@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -73,26 +74,31 @@ def milliseconds(nets: dict[str, Embed], pair: NDArray[np.uint8], rounds: int) -
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def load(args: argparse.Namespace, verifier: Verifier) -> tuple[NDArray[np.uint8], list]:
+def load(
+    args: argparse.Namespace, verifier: Verifier
+) -> tuple[NDArray[np.uint8], list[tuple[NDArray[np.uint8], NDArray[np.uint8], bool]]]:
     """Calibration photos, and pairs of other people as (a, b, same)."""
     source = open_folder(args.faces) if args.faces else open_lfw(args.data)
     if args.faces:
         people = source.people
-        first, other = people[: len(people) // 2], people[len(people) // 2 :]
-        names = [name for name in source.names if identity(name) in set(other)]
-        rng = np.random.default_rng(0)
-        drawn = rng.choice(names, (20 * args.pairs, 2))
-        pairs = [(a, b, identity(a) == identity(b)) for a, b in drawn if a != b]
+        first, other = set(people[: len(people) // 2]), set(people[len(people) // 2 :])
+        names = [name for name in source.names if identity(name) in other]
+        drawn = np.random.default_rng(0).choice(names, (20 * args.pairs, 2))
+        listed = [(a, b, identity(a) == identity(b)) for a, b in drawn.tolist() if a != b]
+    elif source.protocol_dir is None:
+        raise ValueError(f"{args.data} holds no pairs*.txt files: put LFW's protocol files there")
     else:
         view = View1(source.protocol_dir)
-        first, pairs = view.train.people, view.test.pairs
-    same, different = ([p for p in pairs if p[2] == kind] for kind in (True, False))
+        first, listed = set(view.train.people), [(a, b, same) for a, b, same in view.test.pairs]
+    same, different = ([p for p in listed if p[2] == kind] for kind in (True, False))
+    if not first or not same or not different:
+        raise ValueError("there must be photos of four people or more, some of them with several")
     pairs = same[: args.pairs] + different[: args.pairs]
 
     def photo(name: str) -> NDArray[np.uint8]:
         return verifier.prepare_photo(source.read(name))
 
-    names = [name for name in source.names if identity(name) in set(first)]
+    names = [name for name in source.names if identity(name) in first]
     chosen = np.random.default_rng(0).permutation(len(names))[: args.calibrate]
     shown = {name: photo(name) for pair in pairs for name in pair[:2]}
     calibration = np.stack([photo(names[k]) for k in chosen])
@@ -103,25 +109,15 @@ def _parts(photos: NDArray[np.uint8], size: int = 32) -> list[NDArray[np.uint8]]
     return [photos[k : k + size] for k in range(0, len(photos), size)]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("model", type=Path, help="model.pt, as train.py writes it")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--data", help="LFW, with its protocol files")
-    where.add_argument("--faces", help="a folder that holds one folder of images per person")
-    parser.add_argument("--calibrate", type=int, default=128, help="photos (default: 128)")
-    parser.add_argument("--pairs", type=int, default=200, help="of each kind (default: 200)")
-    parser.add_argument("--rounds", type=int, default=50, help="timings (default: 50)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Write both nets, and say how they differ from the one in PyTorch."""
     verifier = Verifier.load(args.model)
     whole, small = (
         args.model.with_suffix(".onnx"),
         args.model.with_name(f"{args.model.stem}-int8.onnx"),
     )
-    difference = export_onnx(Embedder(verifier), whole)
     calibration, pairs = load(args, verifier)
+    difference = export_onnx(Embedder(verifier), whole)
     quantise(whole, small, calibration)
     nets = {
         "PyTorch, 32 bits": lambda photos: verifier.embed(photos).numpy(),
@@ -130,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     times = milliseconds(nets, np.stack(pairs[0][:2]), args.rounds)
     same = [pair[2] for pair in pairs]
-    report: dict[str, object] = {"difference": difference, "threads": args.threads}
+    report: dict[str, Any] = {"difference": difference, "threads": args.threads}
     scores = {}
     photos = np.stack([photo for pair in pairs for photo in pair[:2]])
     for name, embed in nets.items():
@@ -148,6 +144,26 @@ def main(argv: list[str] | None = None) -> int:
     report["megabytes"] = {
         path.name: round(path.stat().st_size / 1e6, 1) for path in (whole, small)
     }
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("model", type=Path, help="model.pt, as train.py writes it")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--data", help="LFW, with its protocol files")
+    where.add_argument("--faces", help="a folder that holds one folder of images per person")
+    parser.add_argument("--calibrate", type=int, default=128, help="photos (default: 128)")
+    parser.add_argument("--pairs", type=int, default=200, help="of each kind (default: 200)")
+    parser.add_argument("--rounds", type=int, default=50, help="timings (default: 50)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    try:
+        report = compare(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"to_onnx.py: {error}", file=sys.stderr)
+        return 1
     print(json.dumps(report, indent=2))
     return 0
 
