@@ -368,6 +368,21 @@ def test_gradient(name, backend):
     assert torch.autograd.gradcheck(lambda x, ref: criterion(x, labels, ref, ref_labels), (x, ref))
 
 
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in NO_DERIVATIVE])
+def test_a_second_derivative_is_right_or_refused(name):
+    x, labels = batch(10, 3, classes=4)
+    assert torch.autograd.gradgradcheck(make(name, backend="reference"), (x, labels))
+    streaming = make(name, backend="streaming")
+    loss = streaming(x, labels)
+    try:
+        torch.autograd.grad(loss, x, create_graph=True)
+    except RuntimeError as error:
+        assert "backend='reference'" in str(error)
+        loss.backward()  # the first is still to be had
+    else:
+        assert torch.autograd.gradgradcheck(streaming, (x, labels))
+
+
 @pytest.fixture
 def poisoned_memory():
     """Fills memory with NaN before it is first written."""

@@ -57,14 +57,16 @@ class _AlikeSum(torch.autograd.Function):
     # The same, with a gradient of fewer steps.
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        x, _, keys, y_keys, ctx.offset = inputs
+        *tensors, ctx.offset = inputs
         total, alike = _alike_sum(*inputs)
-        ctx.save_for_backward(x, keys, y_keys, alike)
+        ctx.save_for_backward(*tensors, alike)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        x, keys, y_keys, alike = ctx.saved_tensors
+        x, y, keys, y_keys, alike = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative it must lead back to y
+            alike = _alike_sum(x, y, keys, y_keys, ctx.offset)[1]
         pull = gradients[0][:, None] * x
         dy = _key_sums(pull, keys, len(y_keys) + 1).index_select(0, y_keys)
         if ctx.offset is not None:

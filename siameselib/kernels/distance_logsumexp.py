@@ -16,6 +16,7 @@ from torch import Tensor
 
 from siameselib.kernels import choose
 from siameselib.kernels.blocks import group, range_shift
+from siameselib.kernels.given import first_only
 from siameselib.kernels.logsumexp import SMALL, Running
 from siameselib.kernels.sweep import Metric, Sweep, Tile
 from siameselib.kernels.whole_distances import Distances, fits
@@ -337,6 +338,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        first_only()
         far, near, _ = gradients
         with torch.autocast("cpu", enabled=False):
             weight = ctx.shares[0] * far[:, None]
@@ -356,6 +358,7 @@ class _DistanceLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        first_only()
         *_, positives, negatives = ctx.saved_tensors
         with torch.autocast(positives.device.type, enabled=False):
             dx, dy = _gradients(ctx.problem, gradients[:2], (positives, negatives))

@@ -28,6 +28,19 @@ def given(values: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor])
     return result
 
 
+def first_only() -> None:
+    """Refuse to be differentiated again: a gradient that was computed is a constant to autograd.
+
+    Raises:
+        RuntimeError: where the gradient is to be recorded, as under ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "siameselib: this backend has no second derivatives: take backend='reference' "
+            "for create_graph=True"
+        )
+
+
 def _pull(gradient: Tensor, gradients: Sequence[Tensor]) -> list[Tensor]:
     return [torch.tensordot(gradient.to(each.dtype), each, gradient.ndim) for each in gradients]
 
@@ -40,6 +53,7 @@ class _Given(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
+        first_only()
         return None, None, *_pull(gradient, ctx.saved_tensors), *(None for _ in ctx.saved_tensors)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import choose
+from siameselib.kernels.given import first_only
 from siameselib.kernels.score import Score
 from siameselib.kernels.tiles import Side, Tile, leave_out_same, side, tiles
 
@@ -295,6 +296,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        first_only()
         *_, sums, y_sums = ctx.saved_tensors
         y_too = ctx.needs_input_grad[2]
         with torch.autocast(sums.device.type, enabled=False):

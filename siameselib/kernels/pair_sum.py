@@ -23,7 +23,7 @@ from torch import Tensor
 
 from siameselib.kernels import choose
 from siameselib.kernels.blocks import group, range_shift
-from siameselib.kernels.given import given
+from siameselib.kernels.given import first_only, given
 from siameselib.kernels.pair_terms import TERMS, Term
 from siameselib.kernels.pair_total import Total, filled, one_by_one, tile_by_tile
 from siameselib.kernels.sweep import Metric
@@ -291,6 +291,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        first_only()
         with torch.autocast("cpu", enabled=False):
             by = gradients[0].tolist()
             weight = ctx.slopes[0] * by[0]
@@ -306,6 +307,7 @@ class _Each(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        first_only()
         return _backward(_sweep, ctx, *gradients)
 
 

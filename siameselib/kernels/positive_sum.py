@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from siameselib.kernels import choose
 from siameselib.kernels.bands import Bands, bands
+from siameselib.kernels.given import first_only
 from siameselib.kernels.logsumexp import SMALL
 from siameselib.kernels.score import Score
 from siameselib.kernels.tiles import side
@@ -262,6 +263,7 @@ class _PositiveSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        first_only()
         result = ctx.saved_tensors[-1]
         with torch.autocast(result.device.type, enabled=False):
             return _given(ctx, *ctx.sweep.backward(gradients[0], result))

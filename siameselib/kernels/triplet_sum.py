@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from siameselib.kernels import choose
 from siameselib.kernels.blocks import Grouped, group, range_shift
-from siameselib.kernels.given import given
+from siameselib.kernels.given import first_only, given
 from siameselib.kernels.sweep import Metric
 from siameselib.kernels.thresholds import FEW, Found, by_comparing, by_sorting
 
@@ -137,6 +137,7 @@ class _Each(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        first_only()
         return _backward(_sweep, ctx, *gradients)
 
 
