@@ -33,7 +33,7 @@ def same_indices(x, labels, y=None, y_labels=None, offset=0, easy=False):
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "classes"), [(1, 3, 1), (37, 20, 5), (70, 33, 3), (60, 128, 20), (270, 5, 90)]
+    ("n", "d", "classes"), [(1, 3, 1), (37, 20, 5), (40, 33, 3), (40, 128, 15), (270, 5, 90)]
 )
 def test_finds_the_hardest(n, d, classes):
     x, labels = torch.randn(n, d), torch.randint(0, classes, (n,))
@@ -86,8 +86,8 @@ def test_equal_columns_go_to_the_lowest(kind):
 @pytest.mark.parametrize("scale", [1e-25, 1e-3, 1e20])
 @pytest.mark.parametrize("shift", [0, 100])
 def test_scales(scale, shift):
-    x = (torch.randn(60, 24) + shift) * scale
-    labels = torch.arange(60) // 4
+    x = (torch.randn(30, 24) + shift) * scale
+    labels = torch.arange(30) // 4
     found = extremes.hardest(x, labels, x, labels, 0, "triton")
     expected = extremes.hardest(x.double(), labels, x.double(), labels, 0, "reference")
     assert all(map(torch.equal, found, expected))
@@ -118,16 +118,16 @@ def test_nan_is_found():
     assert criterion(x, labels).isnan()
 
 
-@pytest.mark.parametrize("several", [1, 2, 5])
+@pytest.mark.parametrize("several", [1, 3])
 @pytest.mark.parametrize("capacity", [32, 1])
 def test_parts_and_little_room(several, capacity):
-    x, labels = torch.randn(100, 30), torch.arange(100) // 5
+    x, labels = torch.randn(70, 30), torch.arange(70) // 5
     grouped = group(x, labels, x, labels, 0)
     kept = screen(grouped, "exact", SMALL, several, capacity, grain=8)
-    assert kept.entry.shape == (several, 112, capacity)
+    assert kept.entry.shape == (several, 80, capacity)
     result = extremes_triton.settle(grouped, kept)
-    assert capacity == 32 or several > 1 or (result == -2).sum() > 50
-    assert torch.equal(result == -2, (kept.tiles.amax(0) > capacity)[:100])
+    assert capacity == 32 or several > 1 or (result == -2).sum() > 30
+    assert torch.equal(result == -2, (kept.tiles.amax(0) > capacity)[:70])
     extremes_triton.by_difference(grouped, result)
     expected = extremes.reference_hardest(x, x, labels, labels, 0)[1]
     assert torch.equal(result, expected[grouped.rows])
