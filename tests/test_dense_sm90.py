@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from siameselib.kernels import sums_triton, weights_triton
+from siameselib.kernels import pairs_triton, sums_triton, weights_triton
 from siameselib.kernels.factors_triton import HEIGHT, cut
 from siameselib.kernels.sides_triton import near_constants
 from siameselib.kernels.tiles_triton import INTERPRETED
@@ -62,3 +62,25 @@ def test_near_tiles(name, width):
         module, arguments = weights_triton, arguments | {"sums": "*fp32", "breadth": "i32"}
         constants["ROLES"] = 3
     assert build(module.near, arguments, constants, {}).fits()
+
+
+# the term, the metric, the precision, instructions for each pair
+PAIRS = [
+    ("below squared", "euclidean", "fast", 27.8),
+    ("below squared", "euclidean", "exact", 46.0),
+    ("different", "cosine", "fast", 56.0),
+]
+
+
+@pytest.mark.parametrize(("term", "metric", "precision", "instructions"), PAIRS)
+def test_far_pairs(term, metric, precision, instructions):
+    chosen = cut(128, precision).narrowed()
+    constants = chosen.constants() | {"UPCAST": False, "CUTS": 1, "OUT": chosen.out, "ROLES": 0}
+    constants |= {"METRIC": metric, "TERM": term, "LEARNT": term == "different", "GRADIENT": True}
+    arguments = types("*bf16", "numbers", "sums") | dict.fromkeys(("listed", "count"), "*i32")
+    arguments = arguments | {"last_row": "i32", "last_column": "i32"}
+    del arguments["scale"], arguments["relaxation"]
+    built = build(pairs_triton.far, arguments, constants, chosen.shape.options())
+    assert built.fits(), built[:3]
+    pairs = HEIGHT * chosen.shape.columns / (32 * chosen.shape.warps)
+    assert len(built.hottest()) / pairs <= 1.1 * instructions

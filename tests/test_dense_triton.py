@@ -10,6 +10,8 @@ MAKE = {
     "NT-Xent": sl.NTXentLoss,
     "multi-similarity": sl.MultiSimilarityLoss,
     "circle": sl.CircleLoss,
+    "contrastive": lambda **k: sl.BatchContrastiveLoss(margin=18.0, **k),
+    "BCE": lambda **k: sl.BatchBCEPairLoss(**k).cuda(),
 }
 pytestmark = pytest.mark.cuda
 

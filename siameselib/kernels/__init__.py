@@ -31,7 +31,7 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
 # dense references that pay for so many times fewer entries only
 _SLOWER = {"class_logsumexp": 16, "logsumexp": 16, "positive_sum": 16}
 PRECISIONS = ("exact", "tf32", "fast")
-TRITON = ("beyond", "hardest", "logsumexp", "positive_sum")  # operations with a kernel
+TRITON = ("beyond", "hardest", "logsumexp", "pair_sum", "positive_sum")  # operations with a kernel
 _INSTALLED = importlib.util.find_spec("triton") is not None
 # operation: the fewest rows from which its kernel is the quicker one on a GPU. An entry stands for
 # a committed measurement; there is none yet, so "auto" never takes Triton.

@@ -277,10 +277,12 @@ def _weights(scored: "_Scored", by_row: _Weights, by_column: _Weights | None) ->
     return weight if by_column is None else weight.add_(by_column.of(scores, columns, 0))
 
 
-def _way(*problem: Any) -> Any:  # the last entry says whether Triton's
+def _way(*problem: Any) -> _Sweep:  # the last entry says whether Triton's, of the same methods
+    way: Any = _Sweep
     if problem[-1]:
-        from siameselib.kernels.logsumexp_triton import Sweep
-    return (Sweep if problem[-1] else _Sweep)(*problem[:-1])
+        from siameselib.kernels.logsumexp_triton import Sweep as way
+    sweep: _Sweep = way(*problem[:-1])
+    return sweep
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -290,7 +292,7 @@ class _LogSumExp(torch.autograd.Function):
             ctx.sweep = sweep = _way(*problem)
             if any(ctx.needs_input_grad):
                 sweep.keep()
-            sums: tuple[Tensor, Tensor, Tensor] = sweep.forward()
+            sums = sweep.forward()
         _keep(ctx, problem, sums)
         return sums
 
@@ -326,8 +328,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         sweep = _way(x, ids, y, y_ids, floor, scale, relaxation, both, largest, triton)
-        sums: tuple[Tensor, Tensor, Tensor] = sweep.forward()
-        return sums
+        return sweep.forward()
 
 
 @torch.library.custom_op("siameselib::logsumexp_backward", mutates_args=())
@@ -350,8 +351,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         sweep = _way(x, ids, y, y_ids, floor, scale, relaxation, both, largest, triton)
-        found: tuple[Tensor, Tensor] = sweep.backward(gradient, y_gradient, sums, y_sums, y_too)
-        return found
+        return sweep.backward(gradient, y_gradient, sums, y_sums, y_too)
 
 
 @_forward.register_fake

@@ -79,20 +79,24 @@ def pair_sum(
         ValueError: for a backend that cannot run, or terms that torch.compile cannot pass on.
     """
     columns = x if y is None else y
-    backend = choose("pair_sum", len(x), len(columns), x.shape[1], backend)
+    backend = choose("pair_sum", len(x), len(columns), x.shape[1], backend, x)
     terms = positive, negative
     problem = (labels.long(), y_labels.long(), offset, metric)
+    named = isinstance(positive, str) and isinstance(negative, str)
+    if backend == "triton" and not named:
+        raise ValueError("pair_sum: backend 'triton' cannot run: it has no kernel for such a term")
     if backend == "reference" or x.numel() == 0 or len(columns) == 0:
         loss, active, distances = reference(x, columns, numbers, *problem, terms)
         return Sums(loss if each else loss.sum(1), active, distances)
     compiling = torch.compiler.is_compiling()
-    if compiling and not (isinstance(positive, str) and isinstance(negative, str)):
+    if compiling and not named:
         raise ValueError("pair_sum: torch.compile takes only backend 'reference' for such a term")
+    task = (*problem, backend == "triton", *terms)
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     if each:
         run: Any = _each_op if compiling else _Each.apply
-        return Sums(*run(x, y, numbers, *problem, *terms))
-    if isinstance(positive, str) and isinstance(negative, str) and fits("pair_sum", x, y, backend):
+        return Sums(*run(x, y, numbers, *task))
+    if named and fits("pair_sum", x, y, backend):
         return Sums(*_Whole.apply(x, y, numbers, *problem, *terms))  # type: ignore[no-untyped-call]
     inputs = [x, numbers] if y is None else [x, numbers, y]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
@@ -100,7 +104,7 @@ def pair_sum(
     with torch.no_grad():
         fixed = None if y is None else y.detach()
         loss, active, distances, *gradients = sweep(
-            x.detach(), fixed, numbers.detach(), *problem, *terms, None, wanted
+            x.detach(), fixed, numbers.detach(), *task, None, wanted
         )
         totals = loss.sum(1).to(x.dtype)
     if wanted:
@@ -146,6 +150,7 @@ def _sweep(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
+    triton: bool,
     positive: Any,
     negative: Any,
     weights: Tensor | None,
@@ -158,6 +163,11 @@ def _sweep(
     """
     readable = x.device.type == "cpu"
     with torch.autocast(x.device.type, enabled=False):
+        if triton:
+            from siameselib.kernels.pair_sum_triton import sweep
+
+            problem = (labels, y_labels, offset, metric, positive, negative)
+            return sweep(x, y, numbers, *problem, weights, gradient)
         back = torch.ones((), dtype=torch.float64, device=x.device)
         if metric != "cosine":
             shift = range_shift(x, x if y is None else y)
@@ -195,14 +205,14 @@ def _sweep_op(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
+    triton: bool,
     positive: str,
     negative: str,
     weights: Tensor | None,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _sweep(
-        x, y, numbers, labels, y_labels, offset, metric, positive, negative, weights, gradient
-    )
+    problem = (labels, y_labels, offset, metric, triton, positive, negative)
+    return _sweep(x, y, numbers, *problem, weights, gradient)
 
 
 @_sweep_op.register_fake
@@ -214,6 +224,7 @@ def _(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
+    triton: bool,
     positive: str,
     negative: str,
     weights: Tensor | None,
@@ -233,11 +244,12 @@ def _each(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
+    triton: bool,
     positive: Any,
     negative: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sums of each row, their counts, and the sums of distances."""
-    problem = (labels, y_labels, offset, metric, positive, negative)
+    problem = (labels, y_labels, offset, metric, triton, positive, negative)
     loss, active, distances, *_ = _sweep(x, y, numbers, *problem, None, False)
     return loss.to(x.dtype), active, distances
 
@@ -255,7 +267,7 @@ def _backward(
     x, y, numbers, labels, y_labels = ctx.saved_tensors
     found = sweep(x, y, numbers, labels, y_labels, *ctx.rest, gradient.contiguous(), True)
     dx, dnumbers, dy = (each.sum(0) for each in found[3:])
-    return dx, None if y is None else dy, dnumbers, *[None] * 6
+    return dx, None if y is None else dy, dnumbers, *[None] * 7
 
 
 class _Whole(torch.autograd.Function):
@@ -320,10 +332,11 @@ def _each_op(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
+    triton: bool,
     positive: str,
     negative: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _each(x, y, numbers, labels, y_labels, offset, metric, positive, negative)
+    return _each(x, y, numbers, labels, y_labels, offset, metric, triton, positive, negative)
 
 
 _each_op.register_autograd(partial(_backward, _sweep_op), setup_context=_keep)
@@ -338,6 +351,7 @@ def _(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
+    triton: bool,
     positive: str,
     negative: str,
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,6 +28,8 @@ class Side(NamedTuple):
     """the first after it,"""
     own: Tensor
     """and the one that is itself, -1 for none."""
+    zero: Tensor
+    """(n,) whether a vector was zero before it was centred."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -91,9 +93,9 @@ def _turned(grouped: Grouped, ids: Tensor, y_ids: Tensor) -> tuple[Tensor, Tenso
 def _side(
     x: Tensor, centre: Tensor, order: Tensor, ranges: tuple[Tensor, Tensor, Tensor], cut: Cut
 ) -> Side:
-    x = x.float() - centre
+    zero, x = (x == 0).all(1), x - centre
     start, end, own = (filled(each.int(), HEIGHT) for each in ranges)
-    return Side(x, cut.split(x), order, start, end, own)
+    return Side(x, cut.split(x), order, start, end, own, zero)
 
 
 def near_constants(d: int) -> dict[str, int]:

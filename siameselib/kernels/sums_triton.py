@@ -137,7 +137,7 @@ def near(
         if FLOOR:
             counted &= f > floor[:, None]
         if SOFT:
-            value = softplus((f - limit[:, None]) / LOG2E)
+            value, _ = softplus((f - limit[:, None]) / LOG2E)
             total += tl.sum(tl.where(counted, value, 0.0), 1)
         else:
             largest, total = _more(tl.where(counted, f, float("-inf")), largest, total)

@@ -26,8 +26,12 @@ def score(s, scale, relaxation, RELAXED: tl.constexpr):
 
 @triton.jit
 def softplus(z):
-    """log(1 + e^z)."""
-    return tl.maximum(z, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(z)))
+    """log(1 + e^z), above zero where float32 has such a number, and its slope."""
+    less = tl.exp2(-tl.abs(z) * LOG2E)
+    logarithm = tl.log2(1.0 + less)
+    slope = tl.exp2(-logarithm) * tl.where(z > 0, 1.0, less)
+    small = tl.where(less < 1e-4, less - 0.5 * less * less, logarithm / LOG2E)
+    return tl.maximum(z, 0.0) + small, slope
 
 
 @triton.jit

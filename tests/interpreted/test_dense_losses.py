@@ -5,12 +5,14 @@ import torch
 
 import siameselib as sl
 from siameselib.functional import (
+    batch_bce_pair_loss,
+    batch_contrastive_loss,
     circle_loss,
     multi_similarity_loss,
     nt_xent_loss,
     sup_con_loss,
 )
-from siameselib.kernels import logsumexp_triton
+from siameselib.kernels import logsumexp_triton, pair_sum_triton
 
 # What Triton 3.6 does itself to go through a loop.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
@@ -21,6 +23,15 @@ LOSSES = {
     "multi-similarity": multi_similarity_loss,
     "multi-similarity, all": lambda *a, **k: multi_similarity_loss(*a, epsilon=None, **k),
     "circle": lambda *a, **k: circle_loss(*a, gamma=32.0, **k),
+    "contrastive": lambda *a, **k: batch_contrastive_loss(*a, margin=9.0, **k),
+    "contrastive, linear": lambda *a, **k: batch_contrastive_loss(
+        *a, margin=9.0, positive_margin=4.0, squared=False, balanced=False, **k
+    ),
+    "contrastive, squares": lambda *a, **k: batch_contrastive_loss(
+        *a, margin=50.0, metric="sqeuclidean", **k
+    ),
+    "contrastive, cosine": lambda *a, **k: batch_contrastive_loss(*a, metric="cosine", **k),
+    "BCE": lambda *a, **k: batch_bce_pair_loss(*a, torch.tensor(1.0), torch.tensor(-1.0), **k),
 }
 SOME = [name for name in LOSSES if "," not in name]
 # how far gradients may be from those in float64, as a share of their length
@@ -97,6 +108,41 @@ def test_no_anchor_is_valid(name, labels):
         loss = LOSSES[name](x, labels, backend="triton")
     loss.backward()
     assert loss == 0 and not x.grad.any()
+
+
+def test_close_pairs_are_taken_by_difference(monkeypatch):
+    x, labels = clustered(200, 12, 100)
+    x[100:] = x[:100] + 0.01 * torch.randn(100, 12)
+    loss = LOSSES["contrastive"]
+    compare(loss, [x], labels, close=1e-6)
+    seen = []
+    launch = pair_sum_triton.pairs_triton.near.run
+
+    def look(*args, **keywords):
+        seen.append(int(args[11].sum()))  # tiles on the lists
+        return launch(*args, **keywords)
+
+    monkeypatch.setattr(pair_sum_triton.pairs_triton.near, "run", look)
+    loss(x, labels, backend="triton")
+    assert seen[-1] > 0
+
+
+def test_learnt_numbers_and_counts():
+    x, labels = clustered(150, 12, 30)
+    found = {}
+    for backend in ("reference", "triton"):
+        criterion = sl.BatchBCEPairLoss(backend=backend)
+        loss = criterion(x.double() if backend == "reference" else x, labels)
+        loss.backward()
+        parameters = (criterion.log_scale.grad, criterion.bias.grad)
+        found[backend] = [float(each.detach()) for each in (loss, *parameters, *criterion.stats)]
+    assert found["triton"] == pytest.approx(found["reference"], rel=1e-5)
+
+
+def test_a_term_of_ones_own_is_refused():
+    x, labels = clustered(9, 3, 3)
+    with pytest.raises(ValueError, match="no kernel for such a term"):
+        sl.functional.pair_loss(x, labels, torch.mul, torch.div, parameters=[2.0], backend="triton")
 
 
 def test_info_nce():
