@@ -104,5 +104,5 @@ def near_constants(d: int) -> dict[str, int]:
     rows = max(2, min(16, (1 << 12) // dims))
     step = max(1, _ENTRIES // (rows * dims))
     if INTERPRETED:  # where few large steps are quicker
-        rows, step = HEIGHT, 16 * step
+        rows, step = HEIGHT, 4 * step
     return {"d": d, "DIMS": dims, "ROWS": rows, "STEP": step}

@@ -67,7 +67,7 @@ def test_ragged(name):
 
 def test_wide_vectors_and_cut_columns(monkeypatch):
     monkeypatch.setattr(logsumexp_triton, "processors", lambda device: 8)
-    x, labels = clustered(260, 140, 40)
+    x, labels = clustered(140, 140, 30)
     compare(sup_con_loss, [x], labels)
 
 
