@@ -38,6 +38,9 @@ class Embedder(nn.Module):
           (`Verifier.prepare_photo`).
         - Output: (n, d), float32.
 
+    Raises:
+        TypeError: It is given no `Verifier`.
+
     Example:
         >>> import siameselib as sl
         >>> verifier = Verifier(sl.C19(image_size=16), size=16)
@@ -48,6 +51,9 @@ class Embedder(nn.Module):
 
     def __init__(self, verifier: Verifier) -> None:
         super().__init__()
+        if not isinstance(verifier, Verifier):
+            got = type(verifier).__name__
+            raise _check.refuse("Embedder", "verifier", "be a Verifier", got, TypeError)
         self.backbone = verifier.backbone
         self.size = verifier.size
         self._embed = verifier._embed

@@ -20,7 +20,7 @@ from siameselib.diagnostics.findings import examine
 from siameselib.diagnostics.modes import Modes, compare_modes, keep_images
 from siameselib.diagnostics.reading import read
 from siameselib.diagnostics.report import Report
-from siameselib.evaluation.inputs import Values, check_pairs
+from siameselib.evaluation.inputs import Values, check_pairs, check_threshold
 from siameselib.functional.distances import Metric
 
 _LOSSES = 1000  # the last so many
@@ -158,10 +158,13 @@ class Doctor:
             threshold: The one in use: accept from this score on.
 
         Raises:
-            ValueError: Shapes differ or are not (n,), a score is not finite, or one class is
-                missing.
+            ValueError: Shapes differ or are not (n,), a score or the threshold is not finite, or
+                one class is missing.
+            TypeError: Anything is no number.
         """
         checked = check_pairs("Doctor.validation", scores, same)
+        if threshold is not None:
+            threshold = check_threshold("Doctor.validation", threshold)
         self._validation = judge_scores(*checked, threshold)
 
     def report(self) -> Report:

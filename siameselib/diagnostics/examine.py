@@ -133,7 +133,12 @@ def _form(name: str, batch: Any) -> tuple[str, tuple[Tensor, ...]]:
     parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     if len(parts) == 2 and isinstance(parts[0], (tuple, list)):
         parts = [*parts[0], parts[1]]
-    parts = [torch.as_tensor(part) for part in parts]
+    try:
+        parts = [torch.as_tensor(part) for part in parts]
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = ", ".join(type(part).__name__ for part in parts)
+        expected = "give tensors, and identities as integers"
+        raise _check.refuse(_WHERE, name, expected, f"{got} ({error})", TypeError) from error
     match [part.ndim for part in parts]:
         case [images, 1] if images > 1:
             return "batch", tuple(parts)

@@ -49,7 +49,7 @@ def diagnose_run(path: Path) -> Report:
     if not kept.is_file() and not run.history and not run.result and run.verifier is None:
         raise ValueError(
             f"{_WHERE}: {path} holds none of doctor.json, history.jsonl, result.json, model.pt"
-            + (f" ({run.unread})" if run.unread else "")
+            + (f" ({run.unread})" if (path / "model.pt").is_file() else "")
         )
     if not kept.is_file():
         return _of_files(path, run)

@@ -93,11 +93,17 @@ def read_pairs(
             places[path] = len(photos) - 1
         return len(photos) - 1
 
-    rows = [(place(a), place(b), bool(same)) for a, b, same in pairs]
+    rows = []
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 3:
+            got = f"{len(pair)} of them" if isinstance(pair, tuple | list) else type(pair).__name__
+            raise _check.refuse("fit_photos", "each pair", "be (photo, photo, same)", got)
+        a, b, same = pair
+        rows.append((place(a), place(b), bool(same)))
     if not rows:
         raise _check.refuse("fit_photos", "pairs", "hold pairs", "none")
-    i, j, same = (list(column) for column in zip(*rows, strict=True))
-    return np.stack(photos), i, j, same
+    i, j, alike = (list(column) for column in zip(*rows, strict=True))
+    return np.stack(photos), i, j, alike
 
 
 def checked_words(known: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,10 @@ def check_pairs(where: str, scores: Values, same: Values) -> tuple[Floats, NDArr
 
 def check_embeddings(where: str, embeddings: Values, name: str = "embeddings") -> Tensor:
     """Embeddings (n, d) as a detached tensor of float32 at least, where they are."""
-    x = embeddings.detach() if isinstance(embeddings, Tensor) else torch.as_tensor(embeddings)
+    if isinstance(embeddings, Tensor):
+        x = embeddings.detach()
+    else:
+        x = torch.as_tensor(to_array(where, name, embeddings))
     _check.matrix(where, name, x)
     if x.numel() == 0:
         raise _check.refuse(where, name, "hold at least one number", tuple(x.shape))
@@ -56,6 +59,29 @@ def check_labels(where: str, labels: Values, n: int, name: str = "labels") -> ND
     if array.dtype.kind not in "iuSU":
         raise _check.refuse(where, name, "be integers or names", array.dtype, TypeError)
     return array
+
+
+def check_images(where: str, images: Tensor | NDArray[np.uint8]) -> Tensor:
+    """Photos, uint8 of shape (n, height, width, 3), as a tensor that may share their memory."""
+    if not isinstance(images, Tensor):
+        images = np.asarray(images)
+        if not images.flags.writeable:
+            images = images.copy()
+    dtype, shape = images.dtype, tuple(images.shape)
+    if dtype not in {torch.uint8, np.dtype(np.uint8)} or len(shape) != 4 or shape[3] != 3:
+        expected = "be uint8 of shape (n, height, width, 3)"
+        raise _check.refuse(where, "images", expected, f"{dtype} {shape}")
+    return torch.as_tensor(images)
+
+
+def check_threshold(where: str, threshold: Any) -> float:
+    """A threshold as a float, or an error where it is None, no number or not finite."""
+    if threshold is None or isinstance(threshold, str):
+        got = "None, as before a fit" if threshold is None else repr(threshold)
+        raise _check.refuse(where, "threshold", "be a number", got, TypeError)
+    if not np.isfinite(threshold):
+        raise _check.refuse(where, "threshold", "be finite", threshold)
+    return float(threshold)
 
 
 def to_array(where: str, name: str, value: Values) -> NDArray[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siameselib import _check
-from siameselib.evaluation.inputs import Floats, Values, check_labels, check_pairs
+from siameselib.evaluation.inputs import Floats, Values, check_labels, check_pairs, check_threshold
 
 Identities: TypeAlias = tuple[Values, Values]
 People: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -117,8 +117,8 @@ def pair_rates(
         errorless pairs as independent; ours does not.
     """
     s, y = check_pairs("pair_rates", scores, same)
-    if not np.isfinite(threshold):
-        raise _check.refuse("pair_rates", "threshold", "be finite", threshold)
+    threshold = check_threshold("pair_rates", threshold)
+    _level("pair_rates", level)
     people = check_people("pair_rates", y, identities)
     wrong = (s >= threshold) != y
     return PairRates(

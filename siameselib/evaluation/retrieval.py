@@ -124,8 +124,9 @@ def evaluate_retrieval(
     """
     x, y, identities, ref_identities = _checked(embeddings, labels, ref, ref_labels)
     _check.choice("evaluate_retrieval", "metric", metric, METRICS)
-    if not k or min(k) < 1:
-        raise _check.refuse("evaluate_retrieval", "k", "hold positive numbers", tuple(k))
+    if np.ndim(k) != 1 or not len(k) or min(k) < 1:
+        given: object = tuple(k) if np.ndim(k) else k
+        raise _check.refuse("evaluate_retrieval", "k", "hold positive numbers", given)
     order = _order(identities, ref_identities, itself=ref is None)
     if len(order.queries) == 0:
         got = f"{len(x)} queries without any"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.evaluation.inputs import Values, check_embeddings, check_labels
+from siameselib.evaluation.inputs import Values, check_embeddings, check_labels, check_threshold
 from siameselib.evaluation.intervals import Interval, PairRates, interval_from_sums
 from siameselib.evaluation.scores import METRICS, factors
 
@@ -64,8 +64,7 @@ def all_pairs_rates(
     x = check_embeddings(where, embeddings)
     names = check_labels(where, labels, len(x))
     _check.choice(where, "metric", metric, METRICS)
-    if not np.isfinite(threshold):
-        raise _check.refuse(where, "threshold", "be finite", threshold)
+    threshold = check_threshold(where, threshold)
     identities, sizes = np.unique(names, return_inverse=True, return_counts=True)[1:]
     if len(sizes) < 2 or sizes.max() < 2:
         got = f"{len(x)} images of {len(sizes)} identities"

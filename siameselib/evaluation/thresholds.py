@@ -80,7 +80,7 @@ def just_above(score: float) -> float:
 
 def check_cost(where: str, cost: tuple[float, float], prior: float | None) -> None:
     """Refuse costs that are not two positive numbers, and a prior that is no share."""
-    if len(cost) != 2 or not all(0 < c < np.inf for c in cost):
+    if np.ndim(cost) != 1 or len(cost) != 2 or not all(0 < c < np.inf for c in cost):
         expected = "be two positive numbers, of a false accept and of a false reject"
         raise _check.refuse(where, "cost", expected, cost)
     if prior is not None and not 0 < prior < 1:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from siameselib import _check
 from siameselib.evaluation.curves import auc, count_cuts, eer
-from siameselib.evaluation.inputs import Values, check_labels, check_pairs
+from siameselib.evaluation.inputs import Values, check_labels, check_pairs, check_threshold
 from siameselib.evaluation.intervals import (
     Identities,
     Interval,
@@ -139,7 +139,7 @@ def accuracy_at(scores: Values, same: Values, threshold: float) -> tuple[float, 
         >>> accuracy_at([0.9, 0.4, 0.3, 0.1], [1, 1, 0, 0], 0.5)
         (0.75, 0.21650635094610965)
     """
-    threshold = _finite("accuracy_at", threshold)
+    threshold = check_threshold("accuracy_at", threshold)
     checked_scores, checked_same = check_pairs("accuracy_at", scores, same)
     accuracy = float(np.mean((checked_scores >= threshold) == checked_same))
     return accuracy, sqrt(accuracy * (1 - accuracy) / len(checked_scores))
@@ -258,7 +258,7 @@ def verify_pairs(
         (0.5, 0.75, 'not measurable: 0.2 false accepts')
     """
     checked_scores, checked_same = check_pairs("verify_pairs", scores, same)
-    threshold = _finite("verify_pairs", threshold)
+    threshold = check_threshold("verify_pairs", threshold)
     accuracy, standard_error = accuracy_at(checked_scores, checked_same, threshold)
     return Verification(
         n_pairs=len(checked_scores),
@@ -340,9 +340,3 @@ def tar_from_counts(
         value, false_accepts = int(true[cut]) / int(true[-1]), int(false[cut])
         threshold = threshold_of(cut)
     return TarAtFar(float(far), value, threshold, false_accepts, float(far * different))
-
-
-def _finite(where: str, threshold: float) -> float:
-    if not np.isfinite(threshold):
-        raise _check.refuse(where, "threshold", "be finite", threshold)
-    return float(threshold)

@@ -18,7 +18,7 @@ from siameselib.evaluation.calibration import MAPS, Calibration
 from siameselib.evaluation.fitting import checked_words, fit_decision, read_pairs
 from siameselib.evaluation.gallery import check_name, gallery_scores, name_best, photos_of
 from siameselib.evaluation.identification import RULES
-from siameselib.evaluation.inputs import Values
+from siameselib.evaluation.inputs import Values, check_images
 from siameselib.evaluation.intervals import Identities
 from siameselib.evaluation.verdicts import Identity, Verdict
 from siameselib.evaluation.verifier_file import Content, read, write
@@ -53,7 +53,9 @@ class Verifier:
         gallery: The embeddings of each enrolled person.
 
     Raises:
-        ValueError: An unknown metric, or ``metric="head"`` without a head.
+        ValueError: An unknown metric, ``metric="head"`` without a head, or a size or crop that is
+            none.
+        TypeError: The backbone is no module, or the size no integer.
 
     Example:
         >>> import siameselib as sl
@@ -80,6 +82,12 @@ class Verifier:
         _check.choice("Verifier", "metric", metric, METRICS)
         if (metric == "head") != (head is not None):
             raise _check.refuse("Verifier", "head", 'come with metric="head" only', repr(metric))
+        if not isinstance(backbone, nn.Module):
+            got = type(backbone).__name__
+            raise _check.refuse("Verifier", "backbone", "be an nn.Module", got, TypeError)
+        size = _check.integer("Verifier", "size", size, 1)
+        if not 0 < crop <= 1:
+            raise _check.refuse("Verifier", "crop", "be a share above 0, 1 at most", crop)
         self.backbone, self.head = backbone, head
         self.size, self.crop, self.metric, self.flip = size, crop, metric, flip
         self.threshold: float | None = None
@@ -102,11 +110,9 @@ class Verifier:
         Raises:
             ValueError: The images have another shape or dtype.
         """
-        x = torch.as_tensor(images)
-        if x.ndim != 4 or x.dtype != torch.uint8 or x.shape[3] != 3:
-            expected = "be uint8 of shape (n, height, width, 3)"
-            raise _check.refuse("embed", "images", expected, f"{x.dtype} {tuple(x.shape)}")
-        device = next(self.backbone.parameters()).device
+        x = check_images("embed", images)
+        _check.integer("embed", "batch_size", batch_size, 1)
+        device = next(self.backbone.parameters(), x).device
         training = self.backbone.training
         self.backbone.eval()
         try:
@@ -195,11 +201,11 @@ class Verifier:
         if calibration == "beta" and self.metric != "cosine":
             expected = 'be "platt" or "isotonic" for scores without two ends'
             raise _check.refuse("fit", "calibration", expected, repr(calibration))
-        aim = f"far={far:g}" if far else f"cost={tuple(cost)}" if cost else target
-        known = checked_words({**fitted_on, "target": aim, "calibration": calibration})
         fitted, threshold = fit_decision(
             scores, same, far=far, cost=cost, kind=calibration, identities=identities
         )
+        aim = f"far={far:g}" if far else f"cost={tuple(cost)}" if cost else target
+        known = checked_words({**fitted_on, "target": aim, "calibration": calibration})
         self.calibration, self.threshold, self.fitted_on = fitted, threshold, known
         return self
 

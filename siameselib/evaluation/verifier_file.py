@@ -89,6 +89,7 @@ def read(
             weights do not fit the net.
     """
     path = Path(path)
+    device = torch.device(device)
     if not path.is_file():
         raise FileNotFoundError(f"Verifier.load: there is no file {path}")
     try:
