@@ -27,6 +27,21 @@ LOSSES = {
         margin=0.9, gamma=1000.0, backend="streaming", reduction="none"
     ),
 }
+DISTANCES = {
+    "contrastive": sl.BatchContrastiveLoss,
+    "contrastive, linear": lambda **k: sl.BatchContrastiveLoss(
+        squared=False, positive_margin=0.3, balanced=False, reduction="mean_active", **k
+    ),
+    "contrastive, squares": lambda **k: sl.BatchContrastiveLoss(
+        metric="sqeuclidean", margin=3.0, **k
+    ),
+    "contrastive, cosine": lambda **k: sl.BatchContrastiveLoss(metric="cosine", margin=0.9, **k),
+    "BCE pairs": lambda **k: sl.BatchBCEPairLoss(**k).double(),
+    "lifted structure": sl.LiftedStructureLoss,
+    "lifted structure, squares": lambda **k: sl.LiftedStructureLoss(
+        metric="sqeuclidean", margin=9.0, **k
+    ),
+}
 
 
 def batch(n, m=0, *, identities=5, seed=0):
@@ -47,7 +62,7 @@ def results(monkeypatch, run, *inputs):
         monkeypatch.setattr(whole, "WHOLE", size)
         leaves = [each.clone().requires_grad_() for each in inputs]
         values, stats = run(*leaves)
-        weight = torch.linspace(-1, 2, len(values), dtype=values.dtype)
+        weight = torch.linspace(-1, 2, values.numel(), dtype=values.dtype).view_as(values)
         gradients = torch.autograd.grad((weight * values).sum(), leaves)
         found.append((values.detach(), gradients, tuple(stats)))
     return found
@@ -99,3 +114,52 @@ def test_waits_for_no_device(name, monkeypatch):
     labels = torch.empty(100, dtype=torch.long, device="meta")
     LOSSES[name]()(x, labels).sum().backward()
     assert x.grad.shape == (100, 4)
+
+
+# distances
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("offset", [None, 0, 7, "alone"])
+def test_distances_as_in_tiles(name, offset, monkeypatch):
+    (x, more), (labels, other) = batch(20, 31)
+    criterion = DISTANCES[name](backend="streaming")
+    own = list(criterion.parameters())
+
+    def run(x, more, *parameters):
+        ref, ref_labels = more, other
+        if offset == "alone":
+            both = torch.cat([x, more]), torch.cat([labels, other])
+            return _called(criterion, parameters, *both)
+        if offset is not None:
+            ref = torch.cat([more[:offset], x, more[offset:]])
+            ref_labels = torch.cat([other[:offset], labels, other[offset:]])
+        return _called(criterion, parameters, x, labels, ref, ref_labels, offset)
+
+    parameters = [each.detach() for each in own]
+    tiles, at_once = results(monkeypatch, run, x, more, *parameters)
+    torch.testing.assert_close(at_once, tiles, rtol=1e-9, atol=1e-11)
+
+
+def _called(criterion, parameters, *args):
+    names = [name for name, _ in criterion.named_parameters()]
+    given = dict(zip(names, parameters, strict=True))
+    value = torch.func.functional_call(criterion, given, args)
+    return value, criterion.stats
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_float32_is_as_good_as_float64(name, spread, shift):
+    """Clusters that are close together, and a batch that is far from the origin."""
+    g = torch.Generator().manual_seed(3)
+    labels = torch.arange(96) % 12
+    x = torch.randn(12, 40, generator=g)[labels] + spread * torch.randn(96, 40, generator=g)
+    x = (x + shift).requires_grad_()
+    criterion = DISTANCES[name](backend="streaming")
+    wide = DISTANCES[name](backend="reference")(x.double(), labels)
+    value = criterion.to(x.dtype)(x, labels)
+    torch.testing.assert_close(value.double(), wide, rtol=1e-6, atol=1e-9)
+    found, true = (torch.autograd.grad(each, x)[0].double() for each in (value, wide))
+    assert (found - true).abs().max() <= 1e-5 * true.abs().max()

@@ -1,13 +1,14 @@
 """Losses on all pairs of a labelled batch."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.own_pairs import as_numbers, summed
-from siameselib.functional.stats import Stats
+from siameselib.functional.own_pairs import as_numbers, pair_stats, summed
+from siameselib.functional.stats import Later, Stats
 
 SCALE, BIAS = 10.0, -10.0  # what SigLIP starts from
 
@@ -196,7 +197,7 @@ def batch_contrastive_with_stats(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`batch_contrastive_loss` and what it saw."""
     where = "batch_contrastive_loss"
     _check.positive(where, "margin", margin)
@@ -219,12 +220,8 @@ def batch_contrastive_with_stats(
         ref_labels=ref_labels,
         ref_offset=ref_offset,
     )
-    gap = max(0.0, margin - positive_margin)
-    share = sums.share
-    trivial = share * (1 - share) * gap**2
-    if not squared:
-        trivial = torch.minimum(share, 1 - share) * gap
-    return sums.loss, sums.stats._replace(trivial=trivial)
+    trivial = partial(_apart, max(0.0, margin - positive_margin), squared)
+    return sums.loss, pair_stats(sums, trivial)
 
 
 def batch_bce_pair_with_stats(
@@ -240,7 +237,7 @@ def batch_bce_pair_with_stats(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`batch_bce_pair_loss` and what it saw."""
     where = "batch_bce_pair_loss"
     scale, shift = as_numbers(
@@ -265,6 +262,17 @@ def batch_bce_pair_with_stats(
         ref_labels=ref_labels,
         ref_offset=ref_offset,
     )
-    share = sums.share
-    trivial = -torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)
-    return sums.loss, sums.stats._replace(trivial=trivial)
+    return sums.loss, pair_stats(sums, _entropy)
+
+
+# what the best constant answer loses, given the share of positives
+
+
+def _apart(gap: float, squared: bool, share: Tensor) -> Tensor:
+    if squared:
+        return share * (1 - share) * gap**2
+    return torch.minimum(share, 1 - share) * gap
+
+
+def _entropy(share: Tensor) -> Tensor:
+    return -torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)

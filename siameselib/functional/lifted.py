@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from siameselib.functional.batch import labelled_batch, warn_when_idle
+from siameselib.functional.batch import labelled_batch, reduce_batch
 from siameselib.functional.batch_triplets import check_keywords
 from siameselib.functional.distances import unit_rows
-from siameselib.functional.reduction import reduce
-from siameselib.functional.stats import Stats
+from siameselib.functional.stats import Later, Stats, later
 from siameselib.kernels.blocks import pair_counts
 from siameselib.kernels.distance_logsumexp import distance_logsumexp
 
@@ -98,7 +97,7 @@ def lifted_structure_with_stats(
     ref: Tensor | None,
     ref_labels: Tensor | None,
     ref_offset: int | None,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`lifted_structure_loss` and what it saw."""
     where = "lifted_structure_loss"
     check_keywords(where, margin, metric, reduction)
@@ -114,14 +113,21 @@ def lifted_structure_with_stats(
         pairs = positives * negatives
         valid = pairs > 0
         losses = torch.where(valid, sums.positives + sums.negatives + margin, 0).relu()
-        number = valid.sum()
-        seen = torch.where(valid, sums.distances, 0).sum(1)
-        stats = Stats(
-            valid=number,
-            active=(losses.detach() > 0).sum() / number,
-            positive_distance=seen[0] / torch.where(valid, positives, 0).sum(),
-            negative_distance=seen[1] / torch.where(valid, negatives, 0).sum(),
-            trivial=torch.where(valid, pairs.to(x.dtype).log() + margin, 0).sum() / number,
-        )
-        warn_when_idle(where, number)
-        return reduce(where, losses, valid, reduction), stats
+        stats = later(_stats, losses.detach(), sums.distances, positives, negatives, margin)
+        return reduce_batch(where, losses, valid, reduction), stats
+
+
+def _stats(
+    losses: Tensor, distances: Tensor, positives: Tensor, negatives: Tensor, margin: float
+) -> Stats:
+    pairs = positives * negatives
+    valid = pairs > 0
+    number = valid.sum()
+    seen = torch.where(valid, distances, 0).sum(1)
+    return Stats(
+        valid=number,
+        active=(losses > 0).sum() / number,
+        positive_distance=seen[0] / torch.where(valid, positives, 0).sum(),
+        negative_distance=seen[1] / torch.where(valid, negatives, 0).sum(),
+        trivial=torch.where(valid, pairs.to(losses.dtype).log() + margin, 0).sum() / number,
+    )

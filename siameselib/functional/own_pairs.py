@@ -11,9 +11,8 @@ from siameselib.functional.batch import labelled_batch, warn_when_idle
 from siameselib.functional.distances import unit_rows
 from siameselib.functional.mining import BATCH_METRICS
 from siameselib.functional.reduction import REDUCTIONS
-from siameselib.functional.stats import Stats
-from siameselib.kernels.blocks import pair_counts
-from siameselib.kernels.pair_sum import pair_sum
+from siameselib.functional.stats import Later, Stats, later
+from siameselib.kernels.pair_sum import Sums, pair_sum
 from siameselib.kernels.pair_terms import Term, differentiated
 
 Formula = Callable[..., Tensor]
@@ -113,10 +112,10 @@ class Summed(NamedTuple):
 
     loss: Tensor
     """The loss, reduced."""
-    stats: Stats
-    """What it saw; the trivial loss is not known here, and NaN."""
-    share: Tensor
-    """The share of positives in the weight of all pairs."""
+    sums: Sums
+    """What it was made of."""
+    balanced: bool
+    """Whether positives and negatives weigh the same."""
 
 
 def summed(
@@ -157,28 +156,51 @@ def summed(
             each=reduction == "none",
             backend=backend,
         )
-    kinds = pair_counts(batch.labels, batch.ref_labels, batch.offset)
-    pairs = torch.stack([kind.sum() for kind in kinds])
-    pairs = torch.where((pairs > 0).all(), pairs, 0)
-    valid = pairs.sum()
-    warn_when_idle(where, valid)
-    counted = torch.minimum(sums.active, pairs) if reduction == "mean_active" else pairs
+    least = sums.pairs.amin()
+    warn_when_idle(where, least)
+    counted = torch.minimum(sums.active, sums.pairs) if reduction == "mean_active" else sums.pairs
     counted = counted.to(x.dtype)
-    weight = (pairs > 0).to(x.dtype)
+    weight = (least > 0).to(x.dtype)
     if balanced:
-        weight *= counted.sum() / (2 * counted.clamp(min=1))
-    loss = (weight.view(2, *[1] * (sums.loss.ndim - 1)) * sums.loss).sum(0)
-    if reduction in {"mean", "mean_active"}:
-        loss = loss / counted.sum().clamp(min=1)
-    stats = Stats(
+        weight = weight / (2 * counted.clamp(min=1))
+    if reduction in {"mean", "mean_active"} and not balanced:
+        weight = weight / counted.sum().clamp(min=1)
+    if reduction in {"sum", "none"} and balanced:
+        weight = weight * counted.sum()
+    return Summed(weight.expand(2) @ sums.loss, sums, balanced)
+
+
+def pair_stats(summed: Summed, trivial: Callable[[Tensor], Tensor]) -> Stats | Later:
+    """Return what a loss saw.
+
+    Args:
+        summed: what :func:`summed` returned.
+        trivial: tells the loss of the best constant answer, given the share of positives in the
+            weight of all pairs.
+
+    Returns:
+        The stats, or what will work them out.
+    """
+    return later(_pair_stats, *summed.sums[1:], summed.balanced, trivial)
+
+
+def _pair_stats(
+    active: Tensor,
+    distances: Tensor,
+    pairs: Tensor,
+    balanced: bool,
+    trivial: Callable[[Tensor], Tensor],
+) -> Stats:
+    pairs = torch.where((pairs > 0).all(), pairs, 0)
+    valid, mean = pairs.sum(), distances / pairs
+    share = torch.full_like(mean[0], 0.5) if balanced else (pairs[0] / valid).to(mean.dtype)
+    return Stats(
         valid=valid,
-        active=torch.where(pairs > 0, sums.active, 0).sum() / valid,
-        positive_distance=sums.distances[0] / pairs[0],
-        negative_distance=sums.distances[1] / pairs[1],
-        trivial=sums.distances.new_full((), torch.nan),
+        active=torch.where(pairs > 0, active, 0).sum() / valid,
+        positive_distance=mean[0],
+        negative_distance=mean[1],
+        trivial=trivial(share),
     )
-    share = torch.full_like(stats.active, 0.5) if balanced else pairs[0] / valid
-    return Summed(loss, stats, share)
 
 
 def as_numbers(
@@ -189,6 +211,8 @@ def as_numbers(
 ) -> Tensor:
     """Return numbers and 0-d tensors as one vector, float64 for the sums over many pairs."""
     _check.tensor(where, "embeddings", embeddings)
+    if embeddings.device.type == "cpu" and not any(isinstance(each, Tensor) for each in values):
+        return torch.tensor(values, dtype=torch.float64)
     numbers = []
     for k, value in enumerate(values):
         if not isinstance(value, Tensor):

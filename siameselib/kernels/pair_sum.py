@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import choose
-from siameselib.kernels.blocks import group, range_shift
+from siameselib.kernels.blocks import group, pair_counts, range_shift
 from siameselib.kernels.given import first_only, given
-from siameselib.kernels.pair_terms import TERMS, Term
+from siameselib.kernels.pair_terms import LOGISTIC, TERMS, Term
 from siameselib.kernels.pair_total import Total, filled, one_by_one, tile_by_tile
 from siameselib.kernels.sweep import Metric
 from siameselib.kernels.whole_distances import Distances, fits
@@ -41,6 +41,8 @@ class Sums(NamedTuple):
     """(2,) int64: how many pairs have a term above zero."""
     distances: Tensor
     """(2,) the sums of the distances of all pairs."""
+    pairs: Tensor
+    """(2,) int64: how many pairs there are."""
 
 
 def pair_sum(
@@ -85,9 +87,13 @@ def pair_sum(
     named = isinstance(positive, str) and isinstance(negative, str)
     if backend == "triton" and not named:
         raise ValueError("pair_sum: backend 'triton' cannot run: it has no kernel for such a term")
+    if named and not each and fits("pair_sum", x, y, backend):
+        return Sums(*_Whole.apply(x, y, numbers, *problem, *terms))  # type: ignore[no-untyped-call]
+    kinds = pair_counts(labels, y_labels, offset)
+    pairs = torch.stack([kind.sum() for kind in kinds])
     if backend == "reference" or x.numel() == 0 or len(columns) == 0:
         loss, active, distances = reference(x, columns, numbers, *problem, terms)
-        return Sums(loss if each else loss.sum(1), active, distances)
+        return Sums(loss if each else loss.sum(1), active, distances, pairs)
     compiling = torch.compiler.is_compiling()
     if compiling and not named:
         raise ValueError("pair_sum: torch.compile takes only backend 'reference' for such a term")
@@ -95,9 +101,8 @@ def pair_sum(
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     if each:
         run: Any = _each_op if compiling else _Each.apply
-        return Sums(*run(x, y, numbers, *task))
-    if named and fits("pair_sum", x, y, backend):
-        return Sums(*_Whole.apply(x, y, numbers, *problem, *terms))  # type: ignore[no-untyped-call]
+        loss, active, distances = run(x, y, numbers, *task)
+        return Sums(loss, active, distances, pairs)
     inputs = [x, numbers] if y is None else [x, numbers, y]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     sweep = _sweep_op if compiling else _sweep
@@ -109,7 +114,7 @@ def pair_sum(
         totals = loss.sum(1).to(x.dtype)
     if wanted:
         totals = given(totals, inputs, gradients[: len(inputs)])
-    return Sums(totals, active, distances)
+    return Sums(totals, active, distances, pairs)
 
 
 def reference(
@@ -283,33 +288,43 @@ class _Whole(torch.autograd.Function):
         offset: int | None,
         metric: str,
         *terms: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
-            ctx.matrix = matrix = Distances(x, labels, y, y_labels, offset, metric)
+    ) -> tuple[Tensor, ...]:
+        learnt = ctx.needs_input_grad[2]
+        with torch.autocast("cpu", enabled=False):
+            exact = not LOGISTIC.issuperset(terms)  # whose slopes are about the same for all near 0
+            ctx.matrix = matrix = Distances(x, labels, y, y_labels, offset, metric, exact=exact)
             ctx.slopes, ctx.changes, found = [], [], []
             memory = torch.empty_like(matrix.distance)
             for term, role in zip(terms, (matrix.positive, matrix.negative), strict=True):
-                values, slopes, change = TERMS[term].sweep(matrix.distance, role, numbers)
-                values.mul_(role)
-                seen = torch.mul(matrix.distance, role, out=memory).sum(1)
-                active = torch.gt(values, 0, out=memory).sum(1)
-                found.append(torch.stack([values.sum(1), active, seen]))
+                swept = TERMS[term].sweep(matrix.distance, role, numbers, learnt)
+                values, slopes, change = swept
+                found.append(values.mul_(role).sum(1))
+                found.append(torch.gt(values, 0, out=memory).sum(1))
+                found.append(torch.mul(matrix.distance, role, out=memory).sum(1))
+                found.append(role.sum(1))
                 ctx.slopes.append(slopes)
                 ctx.changes.append(change)
-            loss, active, seen = torch.stack(found, 1).sum(2, dtype=torch.float64)
-        counts, distances = active.long(), seen.to(x.dtype)
-        ctx.mark_non_differentiable(counts, distances)
-        return loss.to(x.dtype), counts, distances
+            sums = torch.stack(found).sum(1, dtype=torch.float64).view(2, 4)
+            loss, active, seen, pairs = sums.unbind(1)
+            loss, seen = loss.to(x.dtype), seen.to(x.dtype)
+            active, pairs = active.long(), pairs.long()
+        ctx.mark_non_differentiable(active, seen, pairs)
+        ctx.set_materialize_grads(False)
+        return loss, active, seen, pairs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         first_only()
+        if gradients[0] is None:
+            return (None,) * 9
+        by = gradients[0].tolist()
         with torch.autocast("cpu", enabled=False):
-            by = gradients[0].tolist()
             weight = ctx.slopes[0] * by[0]
             weight.add_(ctx.slopes[1], alpha=by[1])
-            dx, dy = ctx.matrix.pull(weight)
-            dnumbers = by[0] * ctx.changes[0] + by[1] * ctx.changes[1]
+            dx, dy = ctx.matrix.pull(weight, alike=True)
+            dnumbers = None
+            if ctx.needs_input_grad[2]:
+                dnumbers = by[0] * ctx.changes[0] + by[1] * ctx.changes[1]
         return dx, dy, dnumbers, *[None] * 6
 
 

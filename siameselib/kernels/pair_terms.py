@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 Formula = Callable[..., Tensor]
 Role = Tensor | float  # of the shape of the distances, or of one row for all
-Swept = tuple[Tensor, Tensor, Tensor]
+Swept = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Term(NamedTuple):
@@ -23,9 +23,10 @@ class Term(NamedTuple):
 
     value: Formula
     """(distance, *numbers) to the values."""
-    sweep: Callable[[Tensor, Role, Tensor], Swept]
+    sweep: Callable[..., Swept]
     """(distance, role, numbers) to the values, their slopes times the role, and the derivatives
-    in the numbers of the sum of the values times the role. The role says how often pairs count."""
+    in the numbers of the sum of the values times the role: None where ``learnt=False`` says that
+    nobody wants them. The role says how often pairs count."""
 
 
 def differentiated(formula: Formula, numbers_too: bool) -> Term:
@@ -59,7 +60,7 @@ def _hinge(sign: int, number: int, power: int) -> Term:
         beyond = F.relu(sign * (distance - numbers[number]))
         return beyond.square() if power == 2 else beyond
 
-    def sweep(distance: Tensor, role: Role, numbers: Tensor) -> Swept:
+    def sweep(distance: Tensor, role: Role, numbers: Tensor, learnt: bool = True) -> Swept:
         edge = numbers[number]
         beyond = (distance - edge if sign > 0 else edge - distance).clamp_(min=0)
         if power == 2:
@@ -67,6 +68,8 @@ def _hinge(sign: int, number: int, power: int) -> Term:
         else:
             values, slopes = beyond, torch.gt(beyond, 0, out=torch.empty_like(beyond)).mul_(sign)
         slopes.mul_(role)
+        if not learnt:
+            return values, slopes, None
         derivatives = torch.zeros_like(numbers)
         derivatives[number] = -slopes.sum(-1).double().sum()
         return values, slopes, derivatives
@@ -80,18 +83,22 @@ def _logistic(sign: int) -> Term:
     def value(distance: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         return F.softplus(sign * (scale * (1 - distance) + bias), threshold=40)
 
-    def sweep(distance: Tensor, role: Role, numbers: Tensor) -> Swept:
+    def sweep(distance: Tensor, role: Role, numbers: Tensor, learnt: bool = True) -> Swept:
         scale, bias = numbers.unbind()
         z = (1 - distance).mul_(sign * scale).add_(sign * bias)
         values = F.softplus(z, threshold=40)
-        slopes = z.sigmoid_().mul_(sign * role)  # in the logit
-        parts = (slopes * (1 - distance)).sum(-1), slopes.sum(-1)
-        derivatives = torch.stack([part.double().sum() for part in parts])
-        return values, slopes.mul_(-scale), derivatives
+        slopes = z.sigmoid_().mul_(role)  # in the logit times the sign
+        derivatives = None
+        if learnt:
+            parts = (1 - distance).mul_(slopes).sum(-1), slopes.sum(-1)
+            sums = [part.sum(dtype=torch.float64) for part in parts]
+            derivatives = sign * torch.stack(sums)
+        return values, slopes.mul_(-sign * scale), derivatives
 
     return Term(value, sweep)
 
 
+LOGISTIC = {"same", "different"}
 TERMS = {
     "above": _hinge(1, 0, 1),
     "above squared": _hinge(1, 0, 2),

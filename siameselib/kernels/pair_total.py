@@ -36,7 +36,8 @@ class Total:
             values = torch.where(tile.left_out, 0, values) if masked else values
             distance = torch.where(tile.left_out, 0, distance)
         hit = torch.gt(values, 0, out=torch.empty_like(values))
-        self.change += change
+        if change is not None:
+            self.change += change
         self.loss[tile.rows] += values.sum(1)
         self.active += hit.sum().long()
         self.distances += distance.sum(1).double().sum()
@@ -104,7 +105,7 @@ def tile_by_tile(
         far = sweep.metric.of(grouped.x.new_full((1, 1), sweep.far**2))
         if total.unit is not None:
             far = far / total.unit
-        total.fades = not any(part.any() for part in total.term.sweep(far, 1.0, total.numbers))
+        total.fades = not any(part.any() for part in total.term.sweep(far, 1.0, total.numbers)[:2])
     for tile in sweep.tiles():
         slopes = total.add(tile)
         if gradient:

@@ -1,6 +1,6 @@
 """A matrix of distances that is small enough to be held whole, on the CPU.
 
-The squares come from one matrix product in float64, which leaves no digit of a float32 distance in
+The squares come from one matrix product, in float64, which leaves no digit of a float32 distance in
 doubt. Only where two rows are very close are distance and gradient those of the direct difference.
 """
 
@@ -18,7 +18,7 @@ def fits(op: str, x: Tensor, y: Tensor | None, backend: str) -> bool:
     if x.device.type != "cpu" or not whole.fits(op, x, y, x.shape[1], backend):
         return False
     sides = (x,) if y is None else (x, y)
-    most = max(float(each.abs()) for side in sides for each in side.detach().aminmax())
+    most = max(abs(float(each)) for side in sides for each in side.detach().aminmax())
     return _ORDINARY < most < 1 / _ORDINARY
 
 
@@ -32,6 +32,8 @@ class Distances:
         y_labels: (m,) their identities.
         offset: row i is column offset + i; None if no row is a column.
         metric: "euclidean", "sqeuclidean" or "cosine".
+        exact: whether to take the product in float64, else in the dtype of the rows: for sums that
+            small distances have no large part in.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Distances:
         y_labels: Tensor,
         offset: int | None,
         metric: str,
+        *,
+        exact: bool = True,
     ) -> None:
         self.x, self.y, self.metric = x, x if y is None else y, Metric(metric)
         self.alone = y is None
@@ -49,25 +53,34 @@ class Distances:
         """(n, m) 1 for each pair that shares an identity, else 0; 0 for a row and itself."""
         self.negative = 1 - self.positive
         """(n, m) likewise for the other pairs."""
-        wide = self.y.double()
-        centre = wide.mean(0)
-        right = wide.sub_(centre) if self.y.dtype != torch.float64 else wide - centre
-        left = right if self.alone else x.double() - centre
-        left_square = self._square(left, x)
-        right_square = left_square if self.alone else self._square(right, self.y)
-        square = torch.addmm(right_square, left, right.T, alpha=-2).add_(left_square[:, None])
+        centre = self.y.mean(0)
+        self._right = self.y - centre
+        self._left = self._right if self.alone else x - centre
+        square, bound = self._squares(torch.float64 if exact else x.dtype)
         if offset is not None:
             self.negative.diagonal(offset).zero_()
-            square.diagonal(offset).copy_(left_square)  # whatever, so that it is not close
-        self.row, self.column = _close(square, CLOSE * left_square)
+            square.diagonal(offset).fill_(torch.inf)  # not close
+        self.row, self.column = _close(square, CLOSE * bound)
+        if offset is not None:
+            square.diagonal(offset).fill_(1)
         self.distance = self.metric.of(square.to(x.dtype))
-        """(n, m) of a row and itself any number."""
-        self._left, self._right = left.to(x.dtype), right.to(x.dtype)
+        """(n, m) 1, or one half, of a row and itself."""
         if len(self.row):
             self._between()
 
-    def _square(self, centred: Tensor, rows: Tensor) -> Tensor:
-        square = centred.square().sum(1)
+    def _squares(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        # The squared distances, and those of the rows from the centre.
+        right = self._right.to(dtype)
+        left = right if self.alone else self._left.to(dtype)
+        square = left @ right.T
+        if self.alone:
+            rows = columns = self._lifted(square.diagonal().clone(), self.x)
+        else:
+            rows = self._lifted((left * left).sum(1), self.x)
+            columns = self._lifted((right * right).sum(1), self.y)
+        return square.mul_(-2).add_(columns).add_(rows[:, None]), rows
+
+    def _lifted(self, square: Tensor, rows: Tensor) -> Tensor:
         return square + self.metric.lift(rows) if self.metric.name == "cosine" else square
 
     def _between(self) -> None:
@@ -81,17 +94,18 @@ class Distances:
         step = max(1, DIFFERENCES // self.x.shape[1])
         return [slice(first, first + step) for first in range(0, len(self.row), step)]
 
-    def pull(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    def pull(self, weight: Tensor, *, alike: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the gradient, in rows and columns, of a sum of which these are derivatives.
 
         Args:
             weight: (n, m) the derivative by each distance; used up.
+            alike: whether both ends of a pair have the same, where both are rows.
 
         Returns:
             (n, d) and (m, d); where rows and columns are the same, all of it and None.
         """
         if self.alone:
-            weight = weight + weight.T
+            weight = weight.mul_(2) if alike else weight + weight.T
         close = weight[self.row, self.column] if len(self.row) else None
         if close is not None:
             weight[self.row, self.column] = 0
