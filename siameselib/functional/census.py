@@ -105,8 +105,12 @@ def _similarity_stats(
     seen = seen._replace(positives=seen.positives.to(dtype), negatives=seen.negatives.to(dtype))
     return Stats(
         valid=count.long(),
-        active=torch.dot((losses > 0).to(dtype), often) / count,
-        positive_distance=1 - seen.positive_sum.dot(there) / seen.positives.dot(there),
-        negative_distance=1 - seen.negative_sum.dot(there) / seen.negatives.dot(there),
-        trivial=trivial(seen).dot(often) / count,
+        active=((losses > 0) * often).sum() / count,
+        positive_distance=1 - _sum(seen.positive_sum, there) / _sum(seen.positives, there),
+        negative_distance=1 - _sum(seen.negative_sum, there) / _sum(seen.negatives, there),
+        trivial=_sum(trivial(seen), often) / count,
     )
+
+
+def _sum(values: Tensor, weight: Tensor) -> Tensor:
+    return torch.where(weight > 0, values * weight, 0).sum()

@@ -1,14 +1,15 @@
 """Softmax losses of classes: cross-entropy over cosines with a weight, with or without a margin."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.classes import ClassBatch, check_scale, class_batch, class_stats
-from siameselib.functional.reduction import reduce, softplus
-from siameselib.functional.stats import Stats
+from siameselib.functional.classes import ClassBatch, check_scale, class_batch, reduce_classes
+from siameselib.functional.reduction import softplus
+from siameselib.functional.stats import Later, Stats
 
 BEYOND = ("linear", "easy", "wrap")
 
@@ -223,7 +224,7 @@ def arc_face_with_stats(
     reduction: str,
     validate: bool,
     backend: str,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`arc_face_loss` and what it saw."""
     where = "arc_face_loss"
     _check.between(where, "margin", margin, 0, math.pi)
@@ -254,7 +255,7 @@ def cos_face_with_stats(
     reduction: str,
     validate: bool,
     backend: str,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`cos_face_loss` and what it saw."""
     where = "cos_face_loss"
     _check.between(where, "margin", margin, 0, 2)
@@ -282,7 +283,7 @@ def normalized_softmax_with_stats(
     reduction: str,
     validate: bool,
     backend: str,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`normalized_softmax_loss` and what it saw."""
     where = "normalized_softmax_loss"
     scale = check_scale(where, temperature, "temperature", inverse=1)
@@ -302,7 +303,7 @@ def normalized_softmax_with_stats(
 
 def softmax_loss(
     where: str, batch: ClassBatch, target: Tensor, number: int, gap: float, reduction: str
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return the cross-entropy and what it saw.
 
     Args:
@@ -314,11 +315,14 @@ def softmax_loss(
         reduction: "mean", "sum" or "none".
     """
     losses = softplus(batch.classes.logsumexp - target)
-    valid = torch.full_like(batch.labels, number > 1, dtype=torch.bool)
-    others = math.log(number - 1) if number > 1 else -math.inf
-    trivial = softplus(losses.new_tensor(others + gap))
-    stats = class_stats(where, batch, losses, valid, number, trivial)
-    return reduce(where, losses, valid, reduction), stats
+    trivial = partial(collapsed, (math.log(number - 1) if number > 1 else -math.inf) + gap)
+    idle = not len(batch.labels) or number < 2
+    return reduce_classes(where, batch, losses, number, trivial, reduction, idle=idle)
+
+
+def collapsed(gap: float, losses: Tensor) -> Tensor:
+    """Return log(1 + e^gap) as a tensor like the losses."""
+    return softplus(losses.new_tensor(gap))
 
 
 def _widened(distance: Tensor, margin: float, beyond: str) -> Tensor:

@@ -1,6 +1,7 @@
 """What losses of classes share: a weight with one row a class, labels that number its rows."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from siameselib import _check
 from siameselib.functional.batch import readable, warn_when_idle
 from siameselib.functional.distances import unit_rows
-from siameselib.functional.stats import Stats
+from siameselib.functional.reduction import reduce
+from siameselib.functional.stats import Later, Stats, later
 from siameselib.kernels.class_logsumexp import LARGEST_SCALE, Classes, class_logsumexp
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -94,37 +96,64 @@ def check_scale(where: str, scale: float, name: str = "scale", *, inverse: float
     return scale
 
 
-def class_stats(
-    where: str, batch: ClassBatch, losses: Tensor, valid: Tensor, number: int, trivial: Tensor
-) -> Stats:
-    """Sum up what a loss of classes saw, and warn if that was nothing.
+def reduce_classes(
+    where: str,
+    batch: ClassBatch,
+    losses: Tensor,
+    number: int,
+    trivial: Callable[[Tensor], Tensor],
+    reduction: str,
+    *,
+    idle: bool,
+) -> tuple[Tensor, Stats | Later]:
+    """Reduce a loss of classes, warn if it teaches nothing, and tell what it saw.
 
     Args:
         where: the loss, for the warning.
         batch: the comparison.
         losses: one value a term.
-        valid: which terms count.
         number: of classes.
-        trivial: the loss of a collapsed model.
+        trivial: tells the loss of a collapsed model; takes the losses.
+        reduction: "mean", "sum" or "none".
+        idle: whether there is nothing to learn.
 
     Returns:
-        The record.
+        The loss, and its stats or what will work them out.
     """
-    count, n, distance = valid.sum(), len(batch.labels), batch.classes.distance.detach().sum()
+    count = 0 if idle else len(losses)
+    if idle:
+        warn_when_idle(
+            where,
+            losses.new_zeros(()),
+            "the batch is empty, or there is a single class",
+            "there must be embeddings, and classes to tell apart",
+        )
+    classes = batch.classes
+    seen = classes.distance.detach(), classes.cosine_sum, losses.detach()
+    stats = later(_class_stats, *seen, count, number, trivial)
+    valid = torch.zeros_like(losses, dtype=torch.bool) if idle else None
+    return reduce(where, losses, valid, reduction), stats
+
+
+def _class_stats(
+    distance: Tensor,
+    cosine_sum: Tensor,
+    losses: Tensor,
+    count: int,
+    number: int,
+    trivial: Callable[[Tensor], Tensor],
+) -> Stats:
+    n, apart = len(distance), distance.sum()
     pairs = n * (number - 1)
-    others = batch.classes.cosine_sum - (n - distance)
-    warn_when_idle(
-        where,
-        count,
-        "the batch is empty, or there is a single class",
-        "there must be embeddings, and classes to tell apart",
-    )
+    valid = torch.full_like(apart, count, dtype=torch.int64)
+    active = (losses > 0).sum() if count else torch.zeros_like(valid)
+    others = cosine_sum - (n - apart)
     return Stats(
-        valid=count,
-        active=((losses.detach() > 0) & valid).sum() / count,
-        positive_distance=distance / n,
+        valid=valid,
+        active=active / valid,
+        positive_distance=apart / n,
         negative_distance=1 - others / pairs if pairs else torch.full_like(others, math.nan),
-        trivial=trivial,
+        trivial=trivial(losses),
     )
 
 

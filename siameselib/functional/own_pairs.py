@@ -167,7 +167,8 @@ def summed(
         weight = weight / counted.sum().clamp(min=1)
     if reduction in {"sum", "none"} and balanced:
         weight = weight * counted.sum()
-    return Summed(weight.expand(2) @ sums.loss, sums, balanced)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return Summed(weight.expand(2) @ sums.loss, sums, balanced)
 
 
 def pair_stats(summed: Summed, trivial: Callable[[Tensor], Tensor]) -> Stats | Later:

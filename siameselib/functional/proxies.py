@@ -1,15 +1,16 @@
 """Proxy losses: each class is stood for by one point of the embedding space."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.class_softmax import softmax_loss
-from siameselib.functional.classes import ClassBatch, check_scale, class_batch, class_stats
-from siameselib.functional.reduction import reduce, softplus
-from siameselib.functional.stats import Stats
+from siameselib.functional.classes import ClassBatch, check_scale, class_batch, reduce_classes
+from siameselib.functional.reduction import softplus
+from siameselib.functional.stats import Later, Stats
 
 
 def proxy_nca_loss(
@@ -157,7 +158,7 @@ def proxy_nca_with_stats(
     reduction: str,
     validate: bool,
     backend: str,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`proxy_nca_loss` and what it saw."""
     where = "proxy_nca_loss"
     scale = check_scale(where, temperature, "temperature", inverse=2)
@@ -175,10 +176,9 @@ def proxy_nca_with_stats(
     if own_proxy:
         return softmax_loss(where, batch, target, number, 0.0, reduction)
     losses = batch.classes.logsumexp - target
-    valid = torch.full_like(batch.labels, number > 1, dtype=torch.bool)
-    trivial = losses.new_tensor(math.log(number - 1) if number > 1 else -math.inf)
-    stats = class_stats(where, batch, losses, valid, number, trivial)
-    return reduce(where, losses, valid, reduction), stats
+    trivial = partial(_number, math.log(number - 1) if number > 1 else -math.inf)
+    idle = not len(labels) or number < 2
+    return reduce_classes(where, batch, losses, number, trivial, reduction, idle=idle)
 
 
 def proxy_anchor_with_stats(
@@ -191,7 +191,7 @@ def proxy_anchor_with_stats(
     reduction: str,
     validate: bool,
     backend: str,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Stats | Later]:
     """Return :func:`proxy_anchor_loss` and what it saw."""
     where = "proxy_anchor_loss"
     _check.between(where, "margin", margin, 0, 1)
@@ -213,12 +213,21 @@ def proxy_anchor_with_stats(
     shift = alpha * margin
     own = _own_sums(batch, alpha, margin, torch.zeros_like(others))
     losses = number * own / present + softplus(others + shift)
-    valid = torch.full_like(others, len(labels) > 0, dtype=torch.bool)
-    strangers = len(labels) - members
-    trivial = softplus(members.log() + shift).sum() / present
-    trivial = trivial + softplus(strangers.log() + shift).mean()
-    stats = class_stats(where, batch, losses, valid, number, trivial)
-    return reduce(where, losses, valid, reduction), stats
+    trivial = partial(_apart, members, present, len(labels), shift)
+    idle = not len(labels)
+    return reduce_classes(where, batch, losses, number, trivial, reduction, idle=idle)
+
+
+# what a model loses that has collapsed, or all of whose cosines are 0
+
+
+def _number(value: float, losses: Tensor) -> Tensor:
+    return losses.new_tensor(value)
+
+
+def _apart(members: Tensor, present: Tensor, n: int, shift: float, losses: Tensor) -> Tensor:
+    own = softplus(members.log() + shift).sum() / present
+    return own + softplus((n - members).log() + shift).mean()
 
 
 def _own_sums(batch: ClassBatch, alpha: float, margin: float, zeros: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class _Tiles:
         self.height, self.width = _CPU if x.device.type == "cpu" else _GPU
         self.left, self.labels, self.weight = scale * x, labels, weight
         self.kept, self.fresh = kept, fresh
-        size = 0 if fresh and len(kept) else min(self.height, len(x)) * min(self.width, len(weight))
+        size = 0 if len(kept) else min(self.height, len(x)) * min(self.width, len(weight))
         self.memory = x.new_empty(size)
 
     def blocks(self) -> Iterator[_Block]:
@@ -182,21 +182,25 @@ def _backward(
         x, x_factor = unit(x)
         slope = scale * gradient * torch.where(result > -torch.inf, (-result).exp(), 0)
         dx = torch.zeros_like(x)
-        dw = torch.empty_like(weight if weight_too else weight[:0])
+        dw = torch.zeros_like(weight if weight_too else weight[:0])
+        # A slope of the whole row or column of a tile goes with what the tile is multiplied by.
+        pull = x if by_class else slope[:, None] * x
         tiles = _Tiles(x, labels, weight, scale, kept, fresh=False)
-        memory = torch.empty_like(x[:0])
         for block in tiles.blocks():
-            if len(memory) < len(block.unit):
-                memory = torch.empty_like(block.unit)
-            dunit = memory[: len(block.unit)].zero_()
+            push = slope[block.columns, None] * block.unit if by_class else block.unit
+            dunit = dw[block.columns].to(x.dtype)  # the memory itself where it has the dtype
             for rows, tile in tiles.of(block):
-                factor = slope[block.columns] if by_class else slope[rows, None]
-                pull = torch.mul(tile, factor, out=tiles.memory[: tile.numel()].view_as(tile))
-                dx[rows].addmm_(pull, block.unit)
+                dx[rows].addmm_(tile, push)
                 if weight_too:
-                    dunit.addmm_(pull.T, x[rows])
+                    dunit.addmm_(tile.T, pull[rows])
             if weight_too:
-                dw[block.columns] = _through_unit(dunit, block.unit, block.factor)
+                if by_class:
+                    dunit.mul_(slope[block.columns, None])
+                _through_unit(dunit, block.unit, block.factor)
+                if dw.dtype != dunit.dtype:
+                    dw[block.columns] = dunit
+        if not by_class:
+            dx.mul_(slope[:, None])
         own, factor = unit(weight.index_select(0, labels).to(x.dtype))
         apart = distance_gradient[:, None] * (x - own)
         if weight_too:
@@ -223,8 +227,11 @@ def _differentiate(backward: Any, ctx: Any, gradients: tuple[Tensor, ...]) -> tu
 
 
 class _ClassLogSumExp(torch.autograd.Function):
-    forward = staticmethod(_forward)
-    setup_context = staticmethod(_save)
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        found = _forward(*inputs)
+        _save(ctx, inputs, found)
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:

@@ -310,7 +310,7 @@ def _pull_blocked(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
 
 
 class _Whole(torch.autograd.Function):
-    # P, N and the sums of distances of a small matrix, held whole.
+    # Of a small matrix, held whole.
     @staticmethod
     def forward(
         ctx: Any,

@@ -105,7 +105,8 @@ def tile_by_tile(
         far = sweep.metric.of(grouped.x.new_full((1, 1), sweep.far**2))
         if total.unit is not None:
             far = far / total.unit
-        total.fades = not any(part.any() for part in total.term.sweep(far, 1.0, total.numbers)[:2])
+        parts = total.term.sweep(far, 1.0, total.numbers)
+        total.fades = not any(part is not None and bool(part.any()) for part in parts)
     for tile in sweep.tiles():
         slopes = total.add(tile)
         if gradient:

@@ -17,7 +17,7 @@ from siameselib.functional.class_softmax import (
 )
 from siameselib.functional.classes import class_logits
 from siameselib.functional.proxies import proxy_anchor_with_stats, proxy_nca_with_stats
-from siameselib.functional.stats import Stats
+from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
 
 
@@ -39,6 +39,8 @@ class ArcFaceLoss(nn.Module):
         >>> criterion.logits(torch.randn(2, 4)).shape
         torch.Size([2, 10])
     """
+
+    stats = Seen()
 
     def __init__(
         self,
@@ -62,7 +64,6 @@ class ArcFaceLoss(nn.Module):
         self.validate = validate
         self.backend = backend
         self.weight = _directions("ArcFaceLoss", num_classes, embedding_dim)
-        self.stats: Stats | None = None
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
@@ -116,6 +117,8 @@ class CosFaceLoss(nn.Module):
         tensor(24.5972)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         num_classes: int,
@@ -136,7 +139,6 @@ class CosFaceLoss(nn.Module):
         self.validate = validate
         self.backend = backend
         self.weight = _directions("CosFaceLoss", num_classes, embedding_dim)
-        self.stats: Stats | None = None
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
@@ -188,6 +190,8 @@ class NormalizedSoftmaxLoss(nn.Module):
         tensor(2.3026)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         num_classes: int,
@@ -206,7 +210,6 @@ class NormalizedSoftmaxLoss(nn.Module):
         self.validate = validate
         self.backend = backend
         self.weight = _directions("NormalizedSoftmaxLoss", num_classes, embedding_dim)
-        self.stats: Stats | None = None
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
@@ -250,6 +253,8 @@ class ProxyAnchorLoss(nn.Module):
         tensor(8.4182)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         num_classes: int,
@@ -270,7 +275,6 @@ class ProxyAnchorLoss(nn.Module):
         self.validate = validate
         self.backend = backend
         self.weight = _directions("ProxyAnchorLoss", num_classes, embedding_dim)
-        self.stats: Stats | None = None
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
@@ -322,6 +326,8 @@ class ProxyNCALoss(nn.Module):
         tensor(2.1972)
     """
 
+    stats = Seen()
+
     def __init__(
         self,
         num_classes: int,
@@ -342,7 +348,6 @@ class ProxyNCALoss(nn.Module):
         self.validate = validate
         self.backend = backend
         self.weight = _directions("ProxyNCALoss", num_classes, embedding_dim)
-        self.stats: Stats | None = None
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
