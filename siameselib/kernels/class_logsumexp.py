@@ -80,20 +80,33 @@ def _limit(dtype: torch.dtype) -> float:
 
 def reference(x: Tensor, labels: Tensor, weight: Tensor, scale: float, by_class: bool) -> Classes:
     """Compute N by the definition."""
-    x, w = unit(x)[0], unit(weight.to(x.dtype))[0]
+    sides = _sides(x, labels, weight)
+    x, w = sides.x, unit(weight.to(x.dtype))[0]
     own = labels[:, None] == torch.arange(len(w), device=w.device)
     logits = ((scale * x) @ w.T).masked_fill(own, -torch.inf)
     return Classes(
         logits.logsumexp(0 if by_class else 1),
-        _distance(x, w.index_select(0, labels)),
+        _distance(sides),
         _cosine_sum(x.detach(), w.detach().sum(0)),
     )
 
 
-def _distance(x: Tensor, own: Tensor) -> Tensor:
+class _Sides(NamedTuple):
+    # The samples and their own classes: rows of length 1, and what each was scaled by.
+    x: Tensor
+    x_factor: Tensor
+    own: Tensor
+    own_factor: Tensor
+
+
+def _sides(x: Tensor, labels: Tensor, weight: Tensor) -> _Sides:
+    return _Sides(*unit(x), *unit(weight.index_select(0, labels).to(x.dtype)))
+
+
+def _distance(sides: _Sides) -> Tensor:
     # 1 - x·w = |x - w|²/2 for unit rows: no cancellation for close ones
-    zero = (x == 0).all(-1) | (own == 0).all(-1)
-    return torch.where(zero, 1, squared(x, own) / 2)
+    zero = ((sides.x_factor == 0) | (sides.own_factor == 0)).squeeze(1)
+    return torch.where(zero, 1, squared(sides.x, sides.own) / 2)
 
 
 def _cosine_sum(x: Tensor, weight_sum: Tensor) -> Tensor:
@@ -114,7 +127,7 @@ class _Tiles:
         self, x: Tensor, labels: Tensor, weight: Tensor, scale: float, kept: Tensor, fresh: bool
     ) -> None:
         self.height, self.width = _CPU if x.device.type == "cpu" else _GPU
-        self.left, self.labels, self.weight = scale * x, labels, weight
+        self.left, self.labels, self.weight = scale / math.log(2) * x, labels, weight
         self.kept, self.fresh = kept, fresh
         size = 0 if len(kept) else min(self.height, len(x)) * min(self.width, len(weight))
         self.memory = x.new_empty(size)
@@ -135,7 +148,7 @@ class _Tiles:
             tile = (self.kept[start:] if kept else self.memory)[:size].view(shape)
             if self.fresh or not kept:
                 torch.mm(self.left[rows], block.unit.T, out=tile)
-                self._leave_out_own(block, rows, tile.exp_())
+                self._leave_out_own(block, rows, tile.exp2_())  # quicker than exp_
             yield rows, tile
 
     def _leave_out_own(self, block: _Block, rows: slice, tile: Tensor) -> None:
@@ -149,8 +162,14 @@ class _Tiles:
 def _forward(
     x: Tensor, labels: Tensor, weight: Tensor, scale: float, by_class: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _summed(_sides(x, labels, weight), labels, weight, scale, by_class, keep)
+
+
+def _summed(
+    sides: _Sides, labels: Tensor, weight: Tensor, scale: float, by_class: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x = sides.x
     with torch.autocast(x.device.type, enabled=False):
-        x = unit(x)[0]
         total = x.new_zeros(len(weight) if by_class else len(x))
         weight_sum = x.new_zeros(x.shape[1])
         kept = x.new_empty(len(x) * len(weight) if keep else 0)
@@ -162,8 +181,7 @@ def _forward(
                     total[block.columns] += tile.sum(0)
                 else:
                     total[rows] += tile.sum(1)
-        own = unit(weight.index_select(0, labels).to(x.dtype))[0]
-        return total.log(), _distance(x, own), _cosine_sum(x, weight_sum), kept
+        return total.log(), _distance(sides), _cosine_sum(x, weight_sum), kept
 
 
 def _backward(
@@ -178,8 +196,24 @@ def _backward(
     by_class: bool,
     weight_too: bool,
 ) -> tuple[Tensor, Tensor]:
+    saved = labels, weight, result, kept, scale, by_class, weight_too
+    return _pulled(gradient, distance_gradient, _sides(x, labels, weight), *saved)
+
+
+def _pulled(
+    gradient: Tensor,
+    distance_gradient: Tensor,
+    sides: _Sides,
+    labels: Tensor,
+    weight: Tensor,
+    result: Tensor,
+    kept: Tensor,
+    scale: float,
+    by_class: bool,
+    weight_too: bool,
+) -> tuple[Tensor, Tensor]:
+    x, x_factor, own, factor = sides
     with torch.autocast(x.device.type, enabled=False):
-        x, x_factor = unit(x)
         slope = scale * gradient * torch.where(result > -torch.inf, (-result).exp(), 0)
         dx = torch.zeros_like(x)
         dw = torch.zeros_like(weight if weight_too else weight[:0])
@@ -201,7 +235,6 @@ def _backward(
                     dw[block.columns] = dunit
         if not by_class:
             dx.mul_(slope[:, None])
-        own, factor = unit(weight.index_select(0, labels).to(x.dtype))
         apart = distance_gradient[:, None] * (x - own)
         if weight_too:
             dw.index_add_(0, labels, _through_unit(-apart, own, factor).to(dw.dtype))
@@ -227,16 +260,23 @@ def _differentiate(backward: Any, ctx: Any, gradients: tuple[Tensor, ...]) -> tu
 
 
 class _ClassLogSumExp(torch.autograd.Function):
+    # The same, which makes the sides once.
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        found = _forward(*inputs)
+        x, labels, weight, *rest = inputs
+        ctx.sides = _sides(x, labels, weight)
+        found = _summed(ctx.sides, labels, weight, *rest)
         _save(ctx, inputs, found)
         return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         first_only()
-        return _differentiate(_backward, ctx, gradients)
+
+        def backward(there: Tensor, apart: Tensor, x: Tensor, *saved: Any) -> tuple[Tensor, Tensor]:
+            return _pulled(there, apart, ctx.sides, *saved)
+
+        return _differentiate(backward, ctx, gradients)
 
 
 _op = torch.library.custom_op("siameselib::class_logsumexp", _forward, mutates_args=())

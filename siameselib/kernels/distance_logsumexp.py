@@ -19,7 +19,8 @@ from siameselib.kernels.blocks import group, range_shift
 from siameselib.kernels.given import first_only
 from siameselib.kernels.logsumexp import SMALL, Running
 from siameselib.kernels.sweep import Metric, Sweep, Tile
-from siameselib.kernels.whole_distances import Distances, fits
+from siameselib.kernels.whole_distances import fits
+from siameselib.kernels.whole_sums import WholeSums
 
 _ENTRIES = 1 << 20  # of a block
 
@@ -64,7 +65,7 @@ def distance_logsumexp(
     if backend == "reference" or x.numel() == 0 or len(columns) == 0:
         return Sums(*reference(x, columns, *problem))
     if fits("distance_logsumexp", x, y, backend):
-        return Sums(*_Whole.apply(x, y, *problem))  # type: ignore[no-untyped-call]
+        return Sums(*WholeSums.apply(x, y, *problem))  # type: ignore[no-untyped-call]
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     run: Any = _forward if torch.compiler.is_compiling() else _DistanceLogSumExp.apply
     return Sums(*run(x, y, *problem))
@@ -307,43 +308,6 @@ def _pull_blocked(problem: _Problem, by: _Weights) -> tuple[Tensor, Tensor]:
     if grouped.y is grouped.x:
         return problem.back(dx + dy), dy[:0]
     return problem.back(dx), torch.empty_like(dy).index_copy_(0, grouped.columns, dy)
-
-
-class _Whole(torch.autograd.Function):
-    # Of a small matrix, held whole.
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        y: Tensor | None,
-        labels: Tensor,
-        y_labels: Tensor,
-        offset: int | None,
-        metric: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
-            ctx.matrix = matrix = Distances(x, labels, y, y_labels, offset, metric)
-            ctx.shares, sums, seen = [], [], []
-            beyond = 2 * float(matrix.distance.amax()) + 1000  # e^-1000 is 0 even in float64
-            for sign, role in ((1, matrix.positive), (-1, matrix.negative)):
-                scores = torch.sub(role, 1).mul_(beyond).add_(matrix.distance, alpha=sign)
-                shares = scores.softmax(1)
-                among = scores.amax(1) - shares.amax(1).log_()
-                sums.append(torch.where(role.amax(1) > 0, among, -torch.inf))
-                seen.append(torch.mul(matrix.distance, role, out=scores).sum(1))
-                ctx.shares.append(shares)
-            distances = torch.stack(seen)
-        ctx.mark_non_differentiable(distances)
-        return sums[0], sums[1], distances
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        first_only()
-        far, near, _ = gradients
-        with torch.autocast("cpu", enabled=False):
-            weight = ctx.shares[0] * far[:, None]
-            weight.addcmul_(ctx.shares[1], near[:, None], value=-1)
-            return *ctx.matrix.pull(weight), *[None] * 4
 
 
 class _DistanceLogSumExp(torch.autograd.Function):

@@ -178,14 +178,15 @@ class _Sweep:
 
     def _tiles(self, fresh: bool = False) -> Iterator["_Scored"]:
         rows, columns, relaxation = self.rows, self.columns, self.relaxation
-        scaled = rows._replace(x=self.root * rows.x)
+        powers = self.plain and relaxation is None  # of 2, which come quicker than those of e
+        scaled = rows._replace(x=(self.root / math.log(2) if powers else self.root) * rows.x)
         for tile, t in tiles(scaled, columns, upper=self.symmetric, fresh=fresh):
             slope = None
             if relaxation is not None:
                 slope = (t + self.root * relaxation).relu_()
                 t.sub_(self.root * relaxation).mul_(slope)
             if self.plain:
-                leave_out_same(t.exp_(), tile, rows, columns, 0)
+                leave_out_same(t.exp2_() if powers else t.exp_(), tile, rows, columns, 0)
             else:
                 leave_out_same(t, tile, rows, columns, -torch.inf)
             turned = tile.columns
