@@ -7,7 +7,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from siameselib.kernels import pairs_triton, sums_triton, weights_triton
 from siameselib.kernels.factors_triton import HEIGHT, cut
 from siameselib.kernels.sides_triton import near_constants
-from siameselib.kernels.tiles_triton import INTERPRETED
+from siameselib.kernels.tiles_triton import FUSED, INTERPRETED
 from tests.sm90 import build
 
 if INTERPRETED:
@@ -61,7 +61,7 @@ def test_near_tiles(name, width):
     if name == "weights":
         module, arguments = weights_triton, arguments | {"sums": "*fp32", "breadth": "i32"}
         constants["ROLES"] = 3
-    assert build(module.near, arguments, constants, {}).fits()
+    assert build(module.near, arguments, constants, FUSED).fits()
 
 
 # the term, the metric, the precision, instructions for each pair

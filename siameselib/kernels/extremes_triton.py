@@ -15,7 +15,7 @@ from torch import Tensor
 from siameselib.kernels import precision
 from siameselib.kernels.blocks import Grouped, group
 from siameselib.kernels.screen_triton import Kept, screen
-from siameselib.kernels.tiles_triton import Shape, bounds, filled
+from siameselib.kernels.tiles_triton import FUSED, Shape, bounds, filled
 
 NONE = tl.constexpr(2**31 - 1)  # comes after every column
 OPEN = -2  # in place of a column: to be decided by direct differences
@@ -70,7 +70,7 @@ def settle(grouped: Grouped, kept: Kept) -> Tensor:
         PIECES=kept.pieces,
         CHUNK=16,
         num_warps=1,
-        enable_fp_fusion=True,
+        **FUSED,
     )
     return result
 

@@ -20,7 +20,7 @@ from siameselib.kernels import precision, sums_triton, weights_triton
 from siameselib.kernels.factors_triton import HEIGHT, cut
 from siameselib.kernels.score import Score
 from siameselib.kernels.sides_triton import Side, near_constants, sides
-from siameselib.kernels.tiles_triton import parts, processors
+from siameselib.kernels.tiles_triton import FUSED, parts, processors
 
 _STATIC = 40  # scale up to which e^f, shifted by it, stays in the range of float32
 _NOTHING = -1e9  # the similarity of a vector that only fills up a tile
@@ -179,6 +179,7 @@ class Matrix:
             len(rows.start),
             *self._numbers(),
             **constants,
+            **FUSED,
         )
         return out
 
@@ -218,6 +219,7 @@ class Matrix:
             *self._numbers(),
             **constants,
             ROLES=roles,
+            **FUSED,
         )
         return total, sums[0], sums[1]
 

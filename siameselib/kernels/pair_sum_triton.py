@@ -9,7 +9,7 @@ from siameselib.kernels import pairs_triton, precision
 from siameselib.kernels.blocks import range_shift
 from siameselib.kernels.factors_triton import HEIGHT, Cut, cut
 from siameselib.kernels.sides_triton import Side, Sides, near_constants, sides
-from siameselib.kernels.tiles_triton import parts, processors
+from siameselib.kernels.tiles_triton import FUSED, parts, processors
 
 _FAR = 2.0**125  # the squared length of a vector that only fills up a tile
 
@@ -172,6 +172,7 @@ def _pass(
         BREADTH=chosen.shape.columns,
         **terms,
         POSITIVES=positives,
+        **FUSED,
     )
     if far is not None and problem.gradient:
         weights = sums[:, 0].sum(0)[: len(rows), None]

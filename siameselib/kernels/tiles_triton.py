@@ -23,6 +23,8 @@ from torch import Tensor
 from siameselib.kernels.blocks import Grouped
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
+# Without it the arithmetic would depend on the version of Triton.
+FUSED = {"enable_fp_fusion": True}
 SHARED = 227 * 1024  # bytes of shared memory that a program may have on sm_90
 _CHUNK = 128  # vectors no wider are multiplied whole, others in chunks that divide this
 _MOST_PARTS = 16
@@ -41,8 +43,7 @@ class Shape(NamedTuple):
 
     def options(self) -> dict[str, int]:
         """Return what the launch of a kernel says to the compiler."""
-        # Without the last one the arithmetic would depend on the version of Triton.
-        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+        return {"num_warps": self.warps, "num_stages": self.stages} | FUSED
 
     def shared(self, width: int, itemsize: int) -> int:
         """Bytes of shared memory that the tiles take: those of a stage once for each stage."""
