@@ -20,6 +20,7 @@ from siameselib.functional import (
     paired_distance,
 )
 from siameselib.kernels import distance_logsumexp as distance_file
+from siameselib.kernels import distance_sums
 from siameselib.losses import CircleLoss, LiftedStructureLoss, MultiSimilarityLoss
 
 BACKENDS = ["reference", "streaming"]
@@ -336,11 +337,11 @@ def test_refuses(loss, change, message):
 @pytest.mark.parametrize("way", ["cpu", "as on a device"])
 @pytest.mark.parametrize("ref", [False, True])
 def test_lifted_structure_by_blocks(metric, way, ref, monkeypatch):
-    monkeypatch.setattr(distance_file, "_ENTRIES", 200)  # several blocks, and a lower last one
-    monkeypatch.setattr(distance_file, "SMALL", 0)
+    monkeypatch.setattr(distance_sums, "_ENTRIES", 200)  # several blocks, and a lower last one
+    monkeypatch.setattr(distance_sums, "SMALL", 0)
     if way != "cpu":
-        monkeypatch.setattr(distance_file, "_swept", distance_file._blocked)
-        monkeypatch.setattr(distance_file, "_pull_swept", distance_file._pull_blocked)
+        monkeypatch.setattr(distance_sums, "_swept", distance_sums._blocked)
+        monkeypatch.setattr(distance_sums, "_pull_swept", distance_sums._pull_blocked)
     x, labels = batch(70, identities=9)
     x[10:14], x[20] = x[0], 0
     y, y_labels = batch(81, identities=9, seed=1) if ref else (None, None)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from siameselib.kernels import choose
 from siameselib.kernels.bands import Bands, bands
 from siameselib.kernels.given import first_only
-from siameselib.kernels.logsumexp import SMALL
+from siameselib.kernels.logsumexp_sweep import SMALL
 from siameselib.kernels.score import Score
 from siameselib.kernels.tiles import side
 
