@@ -129,3 +129,10 @@ def bce_pairs(x: Tensor, labels: Tensor) -> Tensor:
     x = F.normalize(x)
     z = 10 * (x @ x.T) - 10
     return F.softplus(torch.where(positive, -z, z))[positive | negative].mean()
+
+
+def info_nce(x: Tensor, labels: Tensor) -> Tensor:
+    """First half of the rows against the second, both ways; labels are not looked at."""
+    x1, x2 = F.normalize(x).chunk(2)
+    z, own = x1 @ x2.T / TEMPERATURE, torch.arange(len(x1))
+    return (F.cross_entropy(z, own) + F.cross_entropy(z.T, own)) / 2

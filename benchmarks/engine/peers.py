@@ -1,5 +1,6 @@
 """The losses that are measured and who else has them: one line a loss, one function a peer."""
 
+import math
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 import siameselib as sl
-from benchmarks.engine import dense
+from benchmarks.engine import classes, dense
 from benchmarks.engine.dense import MARGIN, TEMPERATURE
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -82,6 +83,10 @@ def _times(factor: float, criterion: nn.Module) -> Loss:
     return lambda x, labels: factor * criterion(x, labels)
 
 
+def _halves(criterion: nn.Module) -> Loss:
+    return lambda x, labels: criterion(*x.chunk(2))
+
+
 def _triplets(**keywords: Any) -> Callable[[], Loss]:
     return lambda: _pml("TripletMarginLoss", margin=MARGIN, **keywords)
 
@@ -141,4 +146,30 @@ CASES = {
         lambda: _pml("ContrastiveLoss", pos_margin=0, neg_margin=1),
     ),
     "BCE pairs": Case(sl.BatchBCEPairLoss, dense.bce_pairs),
+    "InfoNCE": Case(lambda: _halves(sl.InfoNCELoss(temperature=TEMPERATURE)), dense.info_nce),
+    "ArcFace": Case(
+        classes.ours("ArcFaceLoss"),
+        classes.arc_face,
+        classes.pml("ArcFaceLoss", margin=math.degrees(0.5), scale=64),
+    ),
+    "CosFace": Case(
+        classes.ours("CosFaceLoss"),
+        classes.cos_face,
+        classes.pml("CosFaceLoss", margin=0.35, scale=64),
+    ),
+    "normalized softmax": Case(
+        classes.ours("NormalizedSoftmaxLoss"),
+        classes.normalized_softmax,
+        classes.pml("NormalizedSoftmaxLoss", unit=True, temperature=0.05),
+    ),
+    "proxy anchor": Case(
+        classes.ours("ProxyAnchorLoss"),
+        classes.proxy_anchor,
+        classes.pml("ProxyAnchorLoss", margin=0.1, alpha=32),
+    ),
+    "proxy NCA": Case(
+        classes.ours("ProxyNCALoss", own_proxy=True),
+        classes.proxy_nca,
+        classes.pml("ProxyNCALoss", softmax_scale=1),
+    ),
 }

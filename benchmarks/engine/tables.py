@@ -17,6 +17,8 @@ PROMISES = (  # case, rows, times as fast as PML, part of its memory; at M = 8, 
     ("NT-Xent", 256, 1000, 100),
 )
 NOISE = 1.03
+ACROSS = 6  # losses in a line of the picture
+TIMES, SIZES = (1, 1e5), (0.5, 3e4)  # its axes, ms and MiB
 
 Cell = dict[str, Any]
 
@@ -122,15 +124,21 @@ def _draw(cells: list[Cell], path: Path) -> None:
     chosen = [c for c in cells if c["per_class"] == 8 and c["width"] == 128 and "seconds" in c]
     cases = list(dict.fromkeys(cell["case"] for cell in chosen))
     peers = [p for p in dict.fromkeys(c["peer"] for c in chosen) if p != "gemm"]
+    lines = -(-len(cases) // ACROSS)
     figure, axes = pyplot.subplots(
-        2, len(cases), figsize=(2.6 * len(cases), 5.6), sharex=True, sharey="row", squeeze=False
+        2 * lines, ACROSS, figsize=(2.6 * ACROSS, 5.2 * lines), sharex=True, squeeze=False
     )
-    for column, case in enumerate(cases):
+    for place, axis in enumerate(axes[::2].flat):
+        memory = axes[2 * (place // ACROSS) + 1, place % ACROSS]
+        if place >= len(cases):
+            axis.axis("off")
+            memory.axis("off")
+            continue
         for name in peers:
             of_peer = sorted(
                 (c["rows"], 1e3 * c["seconds"], max(c["bytes"] / 2**20, 0.5))
                 for c in chosen
-                if c["case"] == case and c["peer"] == name
+                if c["case"] == cases[place] and c["peer"] == name
             )
             if of_peer:
                 rows, times, sizes = zip(*of_peer, strict=True)
@@ -141,19 +149,22 @@ def _draw(cells: list[Cell], path: Path) -> None:
                     "markersize": 3,
                     "linewidth": 2.2 if name == "siameselib" else 1.2,
                 }
-                axes[0, column].loglog(rows, times, **style)
-                axes[1, column].loglog(rows, sizes, **style)
-        axes[0, column].set_title(case, fontsize=10)
-        axes[1, column].set_xlabel("batch size")
-        for axis in axes[:, column]:
-            axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("forward + backward, ms")
-    axes[1, 0].set_ylabel("extra memory, MiB")
+                axis.loglog(rows, times, **style)
+                memory.loglog(rows, sizes, **style)
+        axis.set_title(cases[place], fontsize=10)
+        memory.set_xlabel("batch size")
+        for each, limits in ((axis, TIMES), (memory, SIZES)):
+            each.set_ylim(*limits)
+            each.grid(alpha=0.3)
+            each.tick_params(labelbottom=True, labelsize=8)
+        if place % ACROSS == 0:
+            axis.set_ylabel("forward + backward, ms")
+            memory.set_ylabel("extra memory, MiB")
     handles = {}
-    for axis in axes[0]:
+    for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=4, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
