@@ -1,5 +1,6 @@
 """The trainer as a user runs it: on a folder laid out like LFW, killed, resumed, misused."""
 
+import argparse
 import importlib
 import json
 import os
@@ -102,7 +103,7 @@ def run(main, lfw, tmp_path):
     [
         "--train-on pairs --loss bce --head concat --no-augment",
         "--train-on pairs --loss bce --head interaction",
-        "--train-on pairs --loss contrastive",
+        "--train-on pairs --loss contrastive --self-pairs 0.5",
         "--train-on pairs --loss info-nce --start-epochs 1 --start-size 8",
         "--loss bce --head distance",
         "--loss contrastive --normalize",
@@ -111,7 +112,7 @@ def run(main, lfw, tmp_path):
         "--loss semi-hard",
         "--loss batch-all",
         "--loss nt-xent",
-        "--loss supcon",
+        "--loss supcon --self-pairs 1",
     ],
 )
 def test_every_loss_trains_and_reports(run, options):
@@ -136,6 +137,39 @@ def test_every_loss_trains_and_reports(run, options):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 300
     assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("loss", ["bce", "info-nce", "supcon"])
+def test_images_without_a_partner_come_as_pairs_of_themselves(main, loss, share):
+    task = sys.modules["task"]
+    same = task.Pairs(np.arange(0, 40, 2), np.arange(1, 40, 2), np.ones(20, dtype=bool))
+    # images 0 to 9 are on same-pairs too, 40 to 69 on different-pairs alone
+    unlike = task.Pairs(
+        np.r_[np.arange(10), np.arange(40, 55)],
+        np.r_[np.arange(50, 60), np.arange(55, 70)],
+        np.zeros(25, dtype=bool),
+    )
+    labels = np.r_[np.arange(40) // 2, np.arange(20, 50)]
+    listed = same.and_also(unlike)
+    found = task.Task(labels, np.arange(70), listed, listed, listed)
+    args = {"seed": 0, "loss": loss, "batch_size": 1, "self_pairs": share, "singletons": 6}
+    args |= {"train_on": "people" if loss == "supcon" else "pairs"}
+    args |= {"people_per_batch": 5, "images_per_person": 2}
+    epochs = [list(task.batches(argparse.Namespace(**args), found, k)) for k in (0, 1, 0)]
+    assert str(epochs[0]) == str(epochs[2]) != str(epochs[1])
+    if loss == "supcon":
+        for rows, ids in epochs[0]:
+            once, times = np.unique(rows, return_counts=True)
+            assert len(rows) == 16 + round(6 * share) and (labels[rows] == ids).all()
+            assert (once[times > 1] >= 40).all() and (times > 1).sum() == round(6 * share)
+        return
+    pairs = {(*rows.tolist(), bool(kind)) for rows, (kind,) in epochs[0]}
+    assert len(pairs) == len(epochs[0])
+    selves = {pair for pair in pairs if pair[0] == pair[1]}
+    assert len(selves) == round(30 * share) and all(i >= 40 and kind for i, _, kind in selves)
+    kept = same if loss == "info-nce" else listed
+    assert pairs - selves == set(zip(*(side.tolist() for side in kept), strict=True))
 
 
 def test_view_2_trains_a_net_a_fold(run):
@@ -266,6 +300,8 @@ def test_impossible_options_are_named(run, capsys, options, message):
     [
         ("--train-on pairs --loss batch-hard", "needs identity labels"),
         ("--loss bce --normalize", "not for --loss bce"),
+        ("--self-pairs 2", "--self-pairs must be from 0 to 1, got 2"),
+        ("--self-pairs 1 --no-augment", "--self-pairs needs --augment"),
         ("--epochs 0", "--epochs must be at least 1, got 0"),
         ("--start-epochs 2 --epochs 2", "below --epochs 2, got 2"),
     ],

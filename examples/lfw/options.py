@@ -40,6 +40,13 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
     add("--augment", action=yes_no, default=True, help="flip, shift, scale, rotation, light")
     add("--strength", type=float, default=1.0, help="scales shift, zoom, rotation and light")
     add("--erase", type=float, default=0.0, help="share of the images that lose a rectangle")
+    add(
+        "--self-pairs",
+        type=float,
+        default=0.0,
+        help="share of the images that have no partner (single-image people of a batch, images of "
+        "different-pairs alone) that come as two views of themselves, a same-pair",
+    )
     add("--epochs", type=int, default=20)
     add("--batch-size", type=int, default=64, help="pairs per step, for a loss on pairs")
     add("--people-per-batch", type=int, default=24, help="P, for a loss on labelled batches")
@@ -59,6 +66,10 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
         parser.error(f"--loss {args.loss} needs identity labels: use --train-on people")
     if args.loss == "bce" and args.normalize:
         parser.error("--normalize is not for --loss bce: its heads standardise what they compare")
+    if not 0 <= args.self_pairs <= 1:
+        parser.error(f"--self-pairs must be from 0 to 1, got {args.self_pairs}")
+    if args.self_pairs and not args.augment:
+        parser.error("--self-pairs needs --augment: two views of an image must differ")
     if args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
     if not 0 <= args.start_epochs < args.epochs:

@@ -134,6 +134,7 @@ def batches(
         groups.set_epoch(epoch)
         for chosen in groups:
             rows = task.rows[np.asarray(chosen)]
+            rows = np.concatenate([rows, _alone(args, rows, task.labels[rows])])
             yield rows, task.labels[rows]
         return
     positive = 1.0 if args.loss == "info-nce" else 0.5
@@ -145,14 +146,29 @@ def batches(
         yield task.rows[np.concatenate([i, j])], same
 
 
+def _alone(
+    args: argparse.Namespace, rows: NDArray[np.int64], labels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of the people with one image in a batch, those who get a second view of it."""
+    _, first, times = np.unique(labels, return_index=True, return_counts=True)
+    alone = np.sort(first[times == 1])
+    return rows[alone[: round(args.self_pairs * len(alone))]]
+
+
 def _listed_pairs(
     args: argparse.Namespace, task: Task, epoch: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    pairs = task.pairs if args.loss != "info-nce" else task.pairs.where(task.pairs.same)
+    same, unlike = (task.pairs.where(task.pairs.same == kind) for kind in (True, False))
+    pairs = same if args.loss == "info-nce" else task.pairs
     if len(pairs.i) < args.batch_size:
         expected = f"be at most the {len(pairs.i)} training pairs"
         raise ValueError(f"train.py: --batch-size must {expected}, got {args.batch_size}")
-    order = np.random.default_rng([args.seed, epoch]).permutation(len(pairs.i))
+    rng = np.random.default_rng([args.seed, epoch])
+    if args.self_pairs:
+        alone = rng.permutation(np.setdiff1d([unlike.i, unlike.j], [same.i, same.j]))
+        alone = alone[: round(args.self_pairs * len(alone))]
+        pairs = pairs.and_also(Pairs(alone, alone, np.ones(len(alone), dtype=np.bool_)))
+    order = rng.permutation(len(pairs.i))
     for k in range(0, len(order) - args.batch_size + 1, args.batch_size):
-        i, j, same = pairs.where(order[k : k + args.batch_size])
-        yield np.concatenate([i, j]), same
+        i, j, target = pairs.where(order[k : k + args.batch_size])
+        yield np.concatenate([i, j]), target
