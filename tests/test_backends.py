@@ -80,11 +80,15 @@ def test_unknown_names():
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_explain_says_what_auto_chooses(op):
     tiny, large = torch.zeros(4, 8), torch.zeros(4096, 8)
-    assert sl.explain(op, tiny) == (
-        f"{op} of (4, 4) pairs in 8 dimensions on cpu: reference, the quicker one when tiny"
-    )
+    dense = "reference, the quicker one when tiny"
+    held = "streaming, which holds so small a matrix whole"
+    whole = {"distance_logsumexp", "logsumexp", "pair_sum", "positive_sum"}
+    chosen = held if op in whole else dense
+    assert sl.explain(op, tiny) == f"{op} of (4, 4) pairs in 8 dimensions on cpu: {chosen}"
     assert sl.explain(op, large, tiny).startswith(f"{op} of (4096, 4) pairs in 8 dimensions")
     assert sl.explain(op, large).endswith(": streaming, in linear memory")
+    meta = torch.zeros(4, 8, device="meta")
+    assert sl.explain(op, meta).endswith(f"on meta: {dense}")
     with sl.use_backend("reference"):
         assert sl.explain(op, large).endswith(": reference, as asked for")
     with sl.use_backend("triton"):

@@ -149,5 +149,8 @@ def test_compiles_in_one_graph(criterion):
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")(*again)
     compiled.backward()
     torch.testing.assert_close(compiled, loss)
-    torch.testing.assert_close([a.grad for a in again], expected)
+    for found, gradient in zip([a.grad for a in again], expected, strict=True):
+        # compiled, small matrices are summed up in another order: entries cancel, as in circle
+        size = 0 if gradient is None else float(gradient.abs().max())
+        torch.testing.assert_close(found, gradient, rtol=1.3e-6, atol=1e-5 + 1e-6 * size)
     torch.testing.assert_close(tuple(criterion.stats), tuple(stats))

@@ -1,8 +1,8 @@
 """One operation per file, its backends side by side; this file picks the backend.
 
-``reference`` is dense and obviously right: the truth for tests, and the quicker one for tiny
-batches. ``streaming`` sweeps blocks of rows and never holds the distance matrix. ``triton`` keeps
-the tiles of the matrix in the registers of a GPU, where an operation has a kernel for it.
+``reference`` is dense and obviously right: the truth for tests, and the quicker one for some tiny
+batches. ``streaming`` sweeps blocks of rows and never holds a large distance matrix. ``triton``
+keeps the tiles of the matrix in the registers of a GPU, where an operation has a kernel for it.
 """
 
 import importlib.util
@@ -29,13 +29,16 @@ OPERATIONS = {  # and which of them take differences in the dense reference, wid
     "distance_logsumexp": True,
 }
 # dense references that pay for so many times fewer entries only
-_SLOWER = {"class_logsumexp": 16, "logsumexp": 16, "positive_sum": 16}
+_SLOWER = {"class_logsumexp": 16, "logsumexp": 16, "positive_sum": 16, "triplet_sum": 8}
+# operations whose "streaming" holds small matrices whole on the CPU, quicker than the reference
+_HELD = {"distance_logsumexp", "logsumexp", "pair_sum", "positive_sum"}
 PRECISIONS = ("exact", "tf32", "fast")
 TRITON = ("beyond", "hardest", "logsumexp", "pair_sum", "positive_sum")  # operations with a kernel
 _INSTALLED = importlib.util.find_spec("triton") is not None
 # operation: the fewest rows from which its kernel is the quicker one on a GPU. An entry stands for
 # a committed measurement; there is none yet, so "auto" never takes Triton.
 _TRITON_WINS: dict[str, int] = {}
+WHOLE = 1 << 18  # entries up to which that is done
 _default = "auto"
 _precision = "exact"
 _TINY = 1 << 19  # entries of all differences up to which the dense reference is the quicker one
@@ -91,7 +94,8 @@ def choose(
         columns: of the matrix.
         width: how much memory the dense reference takes for each entry.
         backend: what the caller asks for.
-        x: the embeddings, the larger of both sides, where the operation has a Triton kernel.
+        x: the embeddings, the larger of both sides, where the operation has a Triton kernel or
+            small matrices are held whole.
 
     Returns:
         "reference", "streaming" or "triton".
@@ -105,12 +109,17 @@ def choose(
     if backend == "auto":
         if op in _TRITON_WINS and rows >= _TRITON_WINS[op] and not unsupported(op, "triton", x):
             return "triton"
-        size = rows * columns * width * _SLOWER.get(op, 1)
-        return "reference" if size <= _TINY else "streaming"
+        tiny = rows * columns * width * _SLOWER.get(op, 1) <= _TINY
+        return "reference" if tiny and not _held_whole(op, x) else "streaming"
     reason = unsupported(op, backend, x)
     if reason is not None:
         raise ValueError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
+
+
+def _held_whole(op: str, x: Tensor | None) -> bool:
+    on_cpu = x is not None and x.device.type == "cpu"
+    return op in _HELD and on_cpu and not torch.compiler.is_compiling()
 
 
 def unsupported(op: str, backend: str, x: Tensor | None = None) -> str | None:
@@ -161,9 +170,10 @@ def explain(op: str, x: Tensor, y: Tensor | None = None) -> str:
     n, m, width = len(x), len(x if y is None else y), x.shape[1]
     if _default == "auto":
         chosen = choose(op, n, m, width if OPERATIONS[op] else 1, x=x)
+        whole = n * m <= WHOLE and _held_whole(op, x)
         reason = {
             "reference": "the quicker one when tiny",
-            "streaming": "in linear memory",
+            "streaming": "which holds so small a matrix whole" if whole else "in linear memory",
             "triton": "measured to be the quickest",
         }[chosen]
     else:

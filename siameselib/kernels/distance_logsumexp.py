@@ -57,7 +57,7 @@ def distance_logsumexp(
     """
     columns = x if y is None else y
     problem = (labels.long(), y_labels.long(), offset, metric)
-    backend = choose("distance_logsumexp", len(x), len(columns), x.shape[1], backend)
+    backend = choose("distance_logsumexp", len(x), len(columns), x.shape[1], backend, x)
     if backend == "reference" or x.numel() == 0 or len(columns) == 0:
         return Sums(*reference(x, columns, *problem))
     if fits("distance_logsumexp", x, y, backend):

@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from siameselib.kernels import choose
+from siameselib.kernels import WHOLE, choose
 from siameselib.kernels.given import first_only
-
-WHOLE = 1 << 18  # entries of a matrix up to which it is held whole
 
 
 class Census(NamedTuple):
@@ -70,7 +68,7 @@ def fits(op: str, x: Tensor, y: Tensor | None, width: int, backend: str) -> bool
         Whether :func:`row_losses` and its like are to run.
     """
     n, m = len(x), len(x if y is None else y)
-    swept = choose(op, n, m, width, backend) == "streaming"
+    swept = choose(op, n, m, width, backend, x) == "streaming"
     return swept and n * m <= WHOLE and n * m * x.shape[1] > 0 and not torch.compiler.is_compiling()
 
 
