@@ -33,7 +33,7 @@ from siameselib.files import replacing
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
 LOSS_ERROR, GRADIENT_ERROR, PEER_ERROR = 1e-6, 1e-5, 1e-4
-SIZES = (256, 512, 1024, 2048, 4096, 8192)
+SIZES = (64, 256, 512, 1024, 2048, 4096, 8192)
 SIZES_FULL = (*SIZES, 16384, 32768, 65536)
 LARGEST = {"batch-hard": (65536, 8, 128), "batch-all": (32768, 4, 128)}  # ours alone
 

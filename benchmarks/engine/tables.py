@@ -18,7 +18,7 @@ PROMISES = (  # case, rows, times as fast as PML, part of its memory; at M = 8, 
 )
 NOISE = 1.03
 ACROSS = 6  # losses in a line of the picture
-TIMES, SIZES = (1, 1e5), (0.5, 3e4)  # its axes, ms and MiB
+TIMES, SIZES = (0.3, 1e5), (0.5, 3e4)  # its axes, ms and MiB
 
 Cell = dict[str, Any]
 

@@ -118,8 +118,7 @@ def pair_list_memorable(d: Loaded) -> Finding | None:
         f"Every pass gives the same {len(d.train.pairs):,} pairs, and {share(part)} of their "
         f"{len(labels):,} images occur in same pairs only or in different pairs only.",
         "Knowing the image is knowing the answer: a net can fit the list without comparing "
-        "anything "
-        "(91 % of the images on LFW's list are so).",
+        "anything (91 % of the images on LFW's list are so).",
         "Where identities are known, draw new pairs each epoch: PairSampler or PKSampler. With a "
         "list only, use a head that compares, augment, and use the other pairs of a batch as "
         "negatives (InfoNCELoss).",

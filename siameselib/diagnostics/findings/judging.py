@@ -57,8 +57,7 @@ def threshold_error(e: Evidence) -> Finding | None:
         "The embeddings are better than their verdict: nothing is wrong with the training that a "
         "cut at the right place would not mend.",
         f"Take the threshold {fitted:.4g} (accuracy about {best:.3f}), fitted on pairs that are "
-        f"not "
-        "the test pairs: fit_threshold, or Verifier.fit.",
+        "not the test pairs: fit_threshold, or Verifier.fit.",
     )
 
 
@@ -75,8 +74,9 @@ def overfitting(e: Evidence) -> Finding | None:
         "its images occur under one label only (91 % on LFW's list), so knowing the image is "
         "knowing the answer.",
         "Use identity labels and draw new pairs each epoch (PairSampler, PKSampler), augment, and "
-        "stop when the validation AUC does; use the other pairs of the batch as negatives "
-        "(InfoNCELoss) where there is a list only.",
+        "stop when the validation AUC does. Where there is a list only, use the other pairs of the "
+        "batch as negatives (InfoNCELoss), and images of different pairs as positives of a second "
+        "view of themselves.",
     )
 
 
