@@ -26,7 +26,7 @@ RECIPE = ("train_on", "loss", "head", "backbone", "image_size")
 MEASURED = ("n_pairs", "accuracy", "accuracy_se", "auc", "eer", "seconds", "device")
 PER_RUN = re.compile(r"\s--(?:seed|out)[ =]\S+")  # what may differ between runs of one row
 TELLING = re.compile(
-    r"--(?:(?:margin|strength|erase)[ =]\S+|no-augment|normalize)(?!\S)"
+    r"--(?:(?:margin|strength|erase|self-pairs)[ =]\S+|no-augment|normalize)(?!\S)"
 )  # shown beside the loss
 NEEDED = ("protocol", "seed", "command", *RECIPE, *MEASURED)
 HEADER = (
