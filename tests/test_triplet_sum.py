@@ -355,6 +355,26 @@ def test_operators_are_well_formed():
     torch.library.opcheck(torch.ops.siameselib.given.default, arguments)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
+def test_scale_is_no_matter(kind, metric, scale):
+    g = torch.Generator().manual_seed(0)
+    x, labels = scale * torch.randn(40, 5, generator=g), torch.arange(40) // 4
+    unit = {"euclidean": scale, "sqeuclidean": scale**2, "cosine": 1.0}[metric]
+    found = []
+    for backend in ("reference", "streaming"):
+        inputs = x.clone().requires_grad_()
+        words = KINDS[kind] | {"metric": metric, "backend": backend}
+        loss = batch_all_triplet_loss(inputs, labels, margin=0.2 * unit, **words)
+        loss.backward()
+        found.append((loss.detach(), inputs.grad))
+    (true, slope), (loss, gradient) = found
+    torch.testing.assert_close(loss, true)
+    # the reference's own squares, 1e-36, leave little for the gradient
+    torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-6 * float(slope.abs().max()))
+
+
 def test_window_and_soft_exclude_each_other():
     x, labels = clusters()
     with pytest.raises(ValueError, match="window must be None when soft"):

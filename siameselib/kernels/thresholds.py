@@ -45,7 +45,8 @@ class _Thresholds(NamedTuple):
 def by_comparing(
     grouped: Grouped,
     metric: Metric,
-    margin: Tensor,
+    margin: float,
+    unit: Tensor,
     kind: str,
     weights: Tensor | None,
     gradient: bool,
@@ -60,10 +61,11 @@ def by_comparing(
     apart = sweep.distances(row, listed)
     distance = apart.new_full(column.shape, -sweep.far, dtype=torch.float64)
     distance[k, row] = apart.double()
-    upper = torch.where(distance >= 0, distance + margin, -sweep.far)
+    raised = margin * unit
+    upper = torch.where(distance >= 0, distance + raised, -sweep.far)
     doubt = _doubt(sweep, distance, upper)
     thresholds = _Thresholds(column, distance.to(dtype), upper.to(dtype), doubt)
-    compare = _Comparison(sweep, thresholds, margin, kind)
+    compare = _Comparison(sweep, thresholds, raised, unit, kind)
     for tile in sweep.tiles():
         sweep.add_up(tile)
         compare.touched = False
@@ -75,6 +77,7 @@ def by_comparing(
     loss = compare.loss
     if kind != "soft":
         loss += (compare.count * torch.where(distance >= 0, upper, 0)).sum(0)
+        loss /= unit
     if gradient:
         sweep.turn()
         pull = compare.count if weights is None else compare.count * weights
@@ -91,8 +94,11 @@ class _Comparison:
     # Sums over the tiles of a sweep: count[k, i], the negatives below each threshold (or their
     # weights for the soft margin), and loss[i], what does not follow from the count.
 
-    def __init__(self, sweep: Sweep, thresholds: _Thresholds, margin: Tensor, kind: str) -> None:
+    def __init__(
+        self, sweep: Sweep, thresholds: _Thresholds, margin: Tensor, unit: Tensor, kind: str
+    ) -> None:
         self.sweep, self.thresholds, self.margin, self.kind = sweep, thresholds, margin, kind
+        self.per_unit = (1 / unit).to(sweep.x_square.dtype)
         self.count = torch.zeros_like(thresholds.distance, dtype=torch.float64)
         self.loss = self.count.new_zeros(self.count.shape[1])
         self.touched = False  # by any negative below a threshold
@@ -120,7 +126,8 @@ class _Comparison:
         count = self.count[:, anchors]
         upper = self.thresholds.upper[:, anchors].unsqueeze(1 + dim)
         lower = self.thresholds.distance[:, anchors].unsqueeze(1 + dim)
-        if self.kind == "soft":
+        if self.kind == "soft":  # which has a unit, unlike comparisons
+            distance, lower = distance * self.per_unit, lower * self.per_unit
             for k in range(len(count)):
                 torch.sub(lower[k], distance, out=work)
                 self.loss[anchors] += F.softplus(work, threshold=40).sum(dim)
@@ -214,7 +221,8 @@ def _doubt(sweep: Sweep, distance: Tensor, upper: Tensor) -> Tensor:
 def by_sorting(
     grouped: Grouped,
     metric: Metric,
-    margin: Tensor,
+    margin: float,
+    unit: Tensor,
     kind: str,
     weights: Tensor | None,
     gradient: bool,
@@ -232,7 +240,7 @@ def by_sorting(
         positive = ~negative & ~own
         ordered = torch.where(negative, distance, torch.inf).sort(1).values
         below = F.pad(torch.where(ordered < torch.inf, ordered, 0).cumsum(1), (1, 0))
-        upper = torch.where(positive, distance + margin, torch.inf)
+        upper = torch.where(positive, distance + margin * unit, torch.inf)
         high = torch.where(positive, torch.searchsorted(ordered, upper), 0)
         sums = below.gather(1, high)
         # How many thresholds are above: all that are there, less those that are not above.
@@ -244,7 +252,7 @@ def by_sorting(
             above += torch.searchsorted(lower.sort(1).values, distance)
         else:
             above += positive.sum(1, keepdim=True)
-        loss[rows] = (high * torch.where(positive, upper, 0) - sums).sum(1)
+        loss[rows] = (high * torch.where(positive, upper, 0) - sums).sum(1) / unit
         active[rows] = high.sum(1)
         both = positive.any(1, keepdim=True) & negative.any(1, keepdim=True)
         pairs = [torch.where(both & each, distance, 0).sum() for each in (positive, negative)]

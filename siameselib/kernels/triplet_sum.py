@@ -207,9 +207,10 @@ def _sweep(
         grouped = group(x, labels, columns, y_labels, offset)
         if weights is not None:
             weights = weights.to(x.dtype)[grouped.rows]
-        found = _way(grouped, kind)(grouped, Metric(metric), margin * unit, kind, weights, gradient)
+        problem = (grouped, Metric(metric), margin, unit, kind)
+        found = _way(grouped, kind)(*problem, weights, gradient)
         loss, active = torch.empty_like(found.loss), torch.empty_like(found.active)
-        loss[grouped.rows], active[grouped.rows] = found.loss / unit, found.active
+        loss[grouped.rows], active[grouped.rows] = found.loss, found.active
         dx, dy = (each * (scale / unit).to(each.dtype) for each in found.gradient)
         return loss, active, (found.distances / unit).to(x.dtype), dx, dy
 
