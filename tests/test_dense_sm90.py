@@ -4,10 +4,17 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from siameselib.kernels import pairs_triton, sums_triton, weights_triton
+from siameselib.kernels import (
+    levels_triton,
+    pairs_triton,
+    sums_triton,
+    triplets_triton,
+    weights_triton,
+)
 from siameselib.kernels.factors_triton import HEIGHT, cut
 from siameselib.kernels.sides_triton import near_constants
 from siameselib.kernels.tiles_triton import FUSED, INTERPRETED
+from siameselib.kernels.triplet_sum_triton import narrow_cut, pull_constants
 from tests.sm90 import build
 
 if INTERPRETED:
@@ -84,3 +91,64 @@ def test_far_pairs(term, metric, precision, instructions):
     assert built.fits(), built[:3]
     pairs = HEIGHT * chosen.shape.columns / (32 * chosen.shape.warps)
     assert len(built.hottest()) / pairs <= 1.1 * instructions
+
+
+# kind, metric, width, precision; instructions for each pair and threshold of its row and column
+TRIPLETS = [
+    ("hinge", "euclidean", 128, "fast", 5.5, 4.3),
+    ("window", "euclidean", 128, "exact", 7.8, 6.9),
+    ("soft", "cosine", 128, "exact", 44.1, 35.4),
+    ("hinge", "euclidean", 512, "exact", 8.0, 4.6),
+]
+OF_TRIPLETS = ("levels", "lower", "numbers", "found", "sums")
+
+
+@pytest.mark.parametrize(("kind", "metric", "width", "precision", "of_row", "of_column"), TRIPLETS)
+def test_far_triplets(kind, metric, width, precision, of_row, of_column):
+    chosen = narrow_cut(width, precision)
+    constants = chosen.constants() | {"UPCAST": False, "CUTS": 1, "OUT": chosen.out}
+    constants |= {"METRIC": metric, "KIND": kind, "GRADIENT": True}
+    arguments = types("*bf16", *OF_TRIPLETS)
+    arguments |= dict.fromkeys(("row_lists", "column_lists", "listed", "count"), "*i32")
+    arguments |= dict.fromkeys(("last_row", "last_column", "room"), "i32")
+    del arguments["scale"], arguments["relaxation"]
+    built = build(triplets_triton.far, arguments, constants, chosen.shape.options())
+    assert built.fits(), built[:3]
+    pairs = HEIGHT * chosen.shape.columns / (32 * chosen.shape.warps)
+    # A loop over the thresholds compares at least once for each pair, and adds.
+    rows, columns = sorted(
+        (len(body) / pairs for body in built.loops if sum(map(_compares, body)) >= pairs),
+        reverse=True,
+    )
+    assert rows <= 1.1 * of_row and columns <= 1.1 * of_column
+
+
+def _compares(instruction):
+    return instruction.startswith(("FSET", "FSETP", "MUFU.EX2"))
+
+
+@pytest.mark.parametrize("width", [128, 512])
+def test_near_triplets(width):
+    constants = near_constants(width) | {"METRIC": "euclidean"}
+    arguments = types("*fp32", *OF_TRIPLETS) | dict.fromkeys(("height", "breadth"), "i32")
+    arguments |= dict.fromkeys(("row_lists", "column_lists", "own", "listed", "count"), "*i32")
+    del arguments["scale"], arguments["relaxation"]
+    more = {"HEIGHT": HEIGHT, "BREADTH": 16, "CUTS": 2, "KIND": "window"}
+    assert build(triplets_triton.near, arguments, constants | more, FUSED).fits()
+    for name in ("levels", "lower", "sums", "row_lists", "column_lists", "listed", "count"):
+        del arguments[name]
+    measured = arguments | dict.fromkeys(("levels", "lower", "top"), "*fp32") | {"lists": "*i32"}
+    del measured["found"], measured["out"]
+    assert build(levels_triton.measure, measured, constants, FUSED).fits()
+    arguments |= dict.fromkeys(("values",), "*fp32") | {"active": "*fp64"}
+    arguments |= dict.fromkeys(("row_lists", "column_lists", "column_start", "column_own"), "*i32")
+    assert build(levels_triton.pull, arguments, constants | pull_constants(width), FUSED).fits()
+
+
+def test_levels_of_far_triplets():
+    chosen = narrow_cut(128, "exact")
+    constants = chosen.constants() | {"UPCAST": False, "METRIC": "euclidean"}
+    arguments = types("*bf16", "lower") | dict.fromkeys(("lists", "own"), "*i32")
+    arguments |= {"last_row": "i32"}
+    del arguments["scale"], arguments["relaxation"], arguments["out"]
+    assert build(levels_triton.measure_far, arguments, constants, chosen.shape.options()).fits()

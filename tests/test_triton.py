@@ -54,6 +54,8 @@ def test_reasons(monkeypatch):
     assert "count entries in 32 bits, here are 1073741824" in kernels.unsupported(
         "topk", "triton", many
     )
+    narrow = torch.zeros(1).expand(1 << 26, 1)  # 16 entries each, once filled up
+    assert "here are 1073741824" in kernels.unsupported("topk", "triton", narrow)
     assert kernels.unsupported("topk", "streaming", x.double()) is None
 
 
@@ -82,3 +84,14 @@ def test_precision_is_a_matter_of_the_context():
     message = "precision must be one of .* got 'low'"
     with pytest.raises(ValueError, match=message), sl.use_backend("auto", precision="low"):
         pass
+
+
+def test_tiles_fit_the_shared_memory_of_the_device():
+    tiles = pytest.importorskip("siameselib.kernels.tiles_triton", reason="triton is not installed")
+    shape = tiles.Shape(128, 64, chunk=128, warps=8, stages=3)
+    assert shape.fitted(128, 2, 227 * 1024) == shape
+    assert shape.fitted(128, 2, 99 * 1024) == shape._replace(stages=3)
+    assert shape.fitted(128, 2, 64 * 1024) == shape._replace(stages=1)
+    assert shape.fitted(128, 2, 48 * 1024) == shape._replace(stages=1, columns=32)
+    with pytest.raises(ValueError, match=r"smallest tiles take \d+ bytes .* this device has 33000"):
+        shape.fitted(128, 2, 33000)

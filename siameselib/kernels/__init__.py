@@ -33,7 +33,7 @@ _SLOWER = {"class_logsumexp": 16, "logsumexp": 16, "positive_sum": 16, "triplet_
 # operations whose "streaming" holds small matrices whole on the CPU, quicker than the reference
 _HELD = {"distance_logsumexp", "logsumexp", "pair_sum", "positive_sum"}
 PRECISIONS = ("exact", "tf32", "fast")
-TRITON = ("beyond", "hardest", "logsumexp", "pair_sum", "positive_sum")  # operations with a kernel
+TRITON = ("beyond", "hardest", "logsumexp", "pair_sum", "positive_sum", "triplet_sum")
 _INSTALLED = importlib.util.find_spec("triton") is not None
 # operation: the fewest rows from which its kernel is the quicker one on a GPU. An entry stands for
 # a committed measurement; there is none yet, so "auto" never takes Triton.
@@ -137,8 +137,9 @@ def unsupported(op: str, backend: str, x: Tensor | None = None) -> str | None:
         return f"its kernels run on CUDA tensors, these are on {x.device}"
     if x.dtype == torch.float64:
         return "its kernels compute in float32, these are torch.float64"
-    if x.numel() >= 1 << 30:
-        return f"its kernels count entries in 32 bits, here are {x.numel()}"
+    entries = max(x.numel(), 16 * len(x))  # which at most doubles where vectors are filled up
+    if entries >= 1 << 30:
+        return f"its kernels count entries in 32 bits, here are {entries}"
     return None
 
 

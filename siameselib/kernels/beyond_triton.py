@@ -107,7 +107,7 @@ def _beyond(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     which = tl.program_id(1) * TOGETHER + tl.arange(0, TOGETHER)
     low, high = tl.load(start + row), tl.load(end + row)
-    place = row[:, None] * most + which[None, :]
+    place = row[:, None].to(tl.int64) * most + which[None, :]
     inside = (row[:, None] < n) & (which[None, :] < most)
     positive = tl.load(wanted + place, inside, m)
     threshold = tl.zeros((ROWS, TOGETHER), tl.float32)

@@ -19,7 +19,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from siameselib.kernels.tiles_triton import INTERPRETED, Shape, padded, padded_width
+from siameselib.kernels.tiles_triton import (
+    INTERPRETED,
+    Shape,
+    band,
+    padded,
+    padded_width,
+    part,
+    shared_memory,
+)
 
 HEIGHT = 128  # rows of a far tile; both sides come in whole ones
 
@@ -39,14 +47,20 @@ class Cut(NamedTuple):
         """Return the same with tiles of half as many columns, for those who need more registers."""
         return self._replace(shape=self.shape._replace(columns=self.shape.columns // 2))
 
+    def fitted(self, device: torch.device) -> "Cut":
+        """Return the same with tiles that the device has shared memory for."""
+        itemsize = 4 if self.tf32 else 2 * self.parts
+        shape = self.shape.fitted(self.width, itemsize, shared_memory(device))
+        return self._replace(shape=shape)
+
     def split(self, x: Tensor) -> Tensor:
         """Split vectors into (parts, n, width), in whole tiles."""
         rest = padded(x, HEIGHT, self.width, torch.float32)
         dtype = torch.float32 if self.tf32 else torch.bfloat16
         parts = rest.new_empty(self.parts, *rest.shape, dtype=dtype)
-        for part in parts:
-            part.copy_(rest)
-            rest -= part
+        for each in parts:
+            each.copy_(rest)
+            rest -= each
         return parts
 
     def constants(self) -> dict[str, Any]:
@@ -98,7 +112,7 @@ def factors(
     if PARTS > 1:
         second = tl.load(x + size * WIDTH)
     if PARTS > 2:
-        third = tl.load(x + 2 * size * WIDTH)
+        third = tl.load(x + size * WIDTH + size * WIDTH)  # twice that may be beyond 32 bits
     if UPCAST:
         first, second, third = first.to(tl.float32), second.to(tl.float32), third.to(tl.float32)
     return first, second, third
@@ -168,3 +182,52 @@ def multiplied(
             columns = factors(y, tile, depth, m, BREADTH, WIDTH, CHUNK, PARTS, UPCAST)
             total = add_product(rows, turned(columns), total, PARTS, PRECISION)
     return total, b
+
+
+@triton.jit
+def opened(
+    x,
+    start,
+    end,
+    n,
+    m,
+    HEIGHT: tl.constexpr,
+    BREADTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PARTS: tl.constexpr,
+    UPCAST: tl.constexpr,
+    CUTS: tl.constexpr,
+):
+    """A program of far tiles: its rows' tile, which, their factors; columns from, to; the band."""
+    row_tile = tl.program_id(0)
+    rows = row_tile * HEIGHT + tl.arange(0, HEIGHT)
+    first, last = part(m // BREADTH, tl.program_id(1), CUTS)
+    low, high = band(start, end, row_tile, first, last, HEIGHT, BREADTH)
+    kept = factors(x, row_tile, 0, n, HEIGHT, WIDTH, CHUNK, PARTS, UPCAST)
+    return row_tile, rows, kept, first, last, low, high
+
+
+@triton.jit
+def add_pull(
+    weight,
+    b,
+    total,
+    y,
+    tile,
+    first_out,
+    m,
+    BREADTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNK: tl.constexpr,
+    OUT: tl.constexpr,
+    PARTS: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add to the gradient of the rows the columns of a tile, weighed; b: what multiplied gave."""
+    if CHUNK != WIDTH:
+        b = factors(y, tile, first_out, m, BREADTH, WIDTH, OUT, PARTS, UPCAST)
+    return add_product(
+        split(weight, PARTS, UPCAST, PRECISION == "tf32"), b, total, PARTS, PRECISION
+    )

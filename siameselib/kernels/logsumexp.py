@@ -60,9 +60,13 @@ def logsumexp(
     Returns:
         The sums.
     """
+    if both and y is None:  # the matrix is symmetric
+        sums = logsumexp(x, ids, None, None, score, largest=largest, backend=backend)
+        return sums._replace(columns=sums.rows)
     problem = (x, ids, y, y_ids, floor, *score, both, largest or floor is not None)
     columns = x if y is None else y
-    backend = choose("logsumexp", len(x), len(columns), 1, backend, x)
+    larger = columns if len(columns) > len(x) else x
+    backend = choose("logsumexp", len(x), len(columns), 1, backend, larger)
     if backend == "reference" or (backend == "triton" and 0 in {x.numel(), len(columns)}):
         return Sums(*reference(*problem))
     # In eager mode no operators: the first call of one imports all of torch._dynamo.

@@ -51,7 +51,8 @@ class Matrix:
     ) -> None:
         self.score, self.floor = score, floor
         self.static, self.positives, self.soft = static, positives, soft
-        self.cut = cut(x.shape[1], precision(), score.scale, mixed=ids is None)
+        chosen = cut(x.shape[1], precision(), score.scale, mixed=ids is None)
+        self.cut = chosen.fitted(x.device)
         self.rows, self.columns, self.centre = sides(x, ids, y, y_ids, offset, self.cut)
 
     def states(

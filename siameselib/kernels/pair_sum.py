@@ -81,7 +81,8 @@ def pair_sum(
         ValueError: for a backend that cannot run, or terms that torch.compile cannot pass on.
     """
     columns = x if y is None else y
-    backend = choose("pair_sum", len(x), len(columns), x.shape[1], backend, x)
+    larger = columns if len(columns) > len(x) else x
+    backend = choose("pair_sum", len(x), len(columns), x.shape[1], backend, larger)
     terms = positive, negative
     problem = (labels.long(), y_labels.long(), offset, metric)
     named = isinstance(positive, str) and isinstance(negative, str)

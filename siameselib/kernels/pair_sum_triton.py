@@ -46,7 +46,7 @@ def sweep(
         back = torch.ldexp(back, shift)
         x, y = torch.ldexp(x, shift), None if y is None else torch.ldexp(y, shift)
     unit = back.square() if metric == "sqeuclidean" else back  # of the distances
-    chosen = cut(x.shape[1], precision()).narrowed()
+    chosen = cut(x.shape[1], precision()).narrowed().fitted(x.device)
     both = sides(x, labels, y, None if y is None else y_labels, offset, chosen)
     given = torch.cat(
         [numbers.float(), numbers.new_zeros(2 - len(numbers)).float(), 1 / unit[None]]

@@ -15,10 +15,10 @@ terms, and last what to multiply distances by.
 import triton
 import triton.language as tl
 
-from siameselib.kernels.factors_triton import add_product, factors, multiplied, split
+from siameselib.kernels.factors_triton import add_pull, multiplied, opened
 from siameselib.kernels.sums_triton import counts, near_columns
-from siameselib.kernels.terms_triton import softplus
-from siameselib.kernels.tiles_triton import band, part, pure
+from siameselib.kernels.terms_triton import apart, softplus
+from siameselib.kernels.tiles_triton import pure
 
 CLOSE = tl.constexpr(0.05)  # squared distance over squared norm from which products are accurate
 
@@ -27,13 +27,8 @@ CLOSE = tl.constexpr(0.05)  # squared distance over squared norm from which prod
 def _term(square, numbers, METRIC: tl.constexpr, TERM: tl.constexpr):
     """The distance, the value, its slope in z, and in the distance over (x - y)."""
     a, b, per_unit = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
-    if METRIC == "euclidean":
-        turn = tl.rsqrt(tl.maximum(square, 1e-36))
-        d = square * turn * per_unit
-    elif METRIC == "cosine":
-        d, turn = 0.5 * square, 1.0
-    else:
-        d, turn = square * per_unit, 2.0
+    d, turn = apart(square, METRIC)
+    d *= per_unit
     if TERM == "same" or TERM == "different":
         z = a * (1.0 - d) + b
         if TERM == "same":
@@ -54,6 +49,28 @@ def _term(square, numbers, METRIC: tl.constexpr, TERM: tl.constexpr):
             value, slope = beyond, tl.where(beyond > 0, sign, 0.0)
         pull = slope * turn
     return d, value, slope, pull
+
+
+@triton.jit
+def squares(s, length, added, METRIC: tl.constexpr):
+    """Squared distances from dot products, and whether a distance can be had from each."""
+    square = length[:, None] + added[None, :] - 2.0 * s
+    if METRIC == "euclidean":
+        accurate = tl.min(square - CLOSE * length[:, None]) > 0
+    else:
+        square = tl.maximum(square, 0.0)
+        accurate = True
+    return square, accurate
+
+
+@triton.jit
+def differences(a, lift, y, columns, m, d: tl.constexpr, DIMS: tl.constexpr):
+    """What rows differ from columns by, and the squares of that, raised by the lift."""
+    dims = tl.arange(0, DIMS)
+    inside = (columns < m)[:, None] & (dims < d)[None, :]
+    b = tl.load(y + columns[:, None] * d + dims[None, :], inside, 0.0)
+    difference = a[:, None, :] - b[None, :, :]
+    return difference, tl.sum(difference * difference, 2) + lift
 
 
 @triton.jit
@@ -101,11 +118,10 @@ def far(
     GRADIENT: tl.constexpr,
 ):
     """Take the far tiles; states: the squared length, and how often pairs count."""
-    row_tile, cut, first_out = tl.program_id(0), tl.program_id(1), tl.program_id(2) * OUT
-    rows = row_tile * HEIGHT + tl.arange(0, HEIGHT)
-    first, last = part(m // BREADTH, cut, CUTS)
-    low, high = band(start, end, row_tile, first, last, HEIGHT, BREADTH)
-    kept = factors(x, row_tile, 0, n, HEIGHT, WIDTH, CHUNK, PARTS, UPCAST)
+    row_tile, rows, kept, first, last, low, high = opened(
+        x, start, end, n, m, HEIGHT, BREADTH, WIDTH, CHUNK, PARTS, UPCAST, CUTS
+    )
+    cut, first_out = tl.program_id(1), tl.program_id(2) * OUT
     length, often = tl.load(row_states + rows), tl.load(row_states + n + rows)
     length = tl.where(rows < last_row, length, 1.0)
     total = tl.zeros((HEIGHT, OUT), tl.float32)
@@ -124,12 +140,7 @@ def far(
             x, y, kept, row_tile, tile, n, m,
             HEIGHT, BREADTH, WIDTH, CHUNK, PARTS, UPCAST, PRECISION,
         )  # fmt: skip
-        square = length[:, None] + added[None, :] - 2.0 * s
-        if METRIC == "euclidean":
-            accurate = tl.min(square - CLOSE * length[:, None]) > 0
-        else:
-            square = tl.maximum(square, 0.0)
-            accurate = True
+        square, accurate = squares(s, length, added, METRIC)
         if accurate:
             d, value, slope, pull = _term(square, numbers, METRIC, TERM)
             values += tl.sum(value, 1)
@@ -142,11 +153,10 @@ def far(
             if GRADIENT:
                 weight = _often(pull, often, times, ROLES)
                 weights += tl.sum(weight, 1)
-                pulled = b
-                if CHUNK != WIDTH:
-                    pulled = factors(y, tile, first_out, m, BREADTH, WIDTH, OUT, PARTS, UPCAST)
-                pulling = split(weight, PARTS, UPCAST, PRECISION == "tf32")
-                total = add_product(pulling, pulled, total, PARTS, PRECISION)
+                total = add_pull(
+                    weight, b, total, y, tile, first_out, m,
+                    BREADTH, WIDTH, CHUNK, OUT, PARTS, UPCAST, PRECISION,
+                )  # fmt: skip
         else:
             tl.store(line + skipped, tile)
             skipped += 1
@@ -190,15 +200,11 @@ def _taken(
 ):
     """Add to the gradient and the six sums the columns from low to high."""
     total, weights, values, active, distances, slopes, moments = taken
-    dims = tl.arange(0, DIMS)
     for k in range(low, high, STEP):
         columns = k + tl.arange(0, STEP)
         at = tl.minimum(columns, m - 1)
-        inside = (columns < m)[:, None] & (dims < d)[None, :]
-        b = tl.load(y + columns[:, None] * d + dims[None, :], inside, 0.0)
-        difference = a[:, None, :] - b[None, :, :]
         lift = row[2][:, None] + tl.load(column_states + 2 * breadth + at)[None, :]
-        square = tl.sum(difference * difference, 2) + lift
+        difference, square = differences(a, lift, y, columns, m, d, DIMS)
         counted = counts(rows, columns, start, end, own, n, high, POSITIVES)
         distance, value, slope, pull = _term(square, numbers, METRIC, TERM)
         times = tl.load(column_states + breadth + at)

@@ -109,7 +109,8 @@ def _sum(
 ) -> tuple[Tensor, Tensor]:
     problem = (x, ids, y, y_ids, bound, floor, offset, *score)
     columns = x if y is None else y
-    backend = choose("positive_sum", len(x), len(columns), 1, backend, x)
+    larger = columns if len(columns) > len(x) else x
+    backend = choose("positive_sum", len(x), len(columns), 1, backend, larger)
     if backend == "reference" or (backend == "triton" and 0 in {x.numel(), len(columns)}):
         return reference(*problem)
     # In eager mode no operators: the first call of one imports all of torch._dynamo.

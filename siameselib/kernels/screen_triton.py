@@ -38,6 +38,7 @@ from siameselib.kernels.tiles_triton import (
     processors,
     products,
     pure,
+    shared_memory,
     tile,
 )
 
@@ -134,6 +135,7 @@ def screen(
     dtype = torch.float32 if precision == "tf32" else torch.bfloat16
     if shape is None:
         shape = shape_for(width, dtype.itemsize)
+        shape = shape.fitted(width, dtype.itemsize, shared_memory(x.device), least=32)
     centre = torch.where(y.isfinite().all(1, keepdim=True), y, 0).mean(0)
     right = rounded(y, centre, shape.columns, width, dtype)
     if x is y and shape.rows == shape.columns:

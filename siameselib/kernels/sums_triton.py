@@ -9,9 +9,9 @@ parts that the columns come in, the largest f of a row and the sum of 2^(f - lar
 import triton
 import triton.language as tl
 
-from siameselib.kernels.factors_triton import factors, multiplied
+from siameselib.kernels.factors_triton import multiplied, opened
 from siameselib.kernels.terms_triton import LOG2E, score, softplus
-from siameselib.kernels.tiles_triton import band, part, pure
+from siameselib.kernels.tiles_triton import band, pure
 
 
 @triton.jit
@@ -52,11 +52,9 @@ def far(
 
     The states are those of :class:`siameselib.kernels.logsumexp_triton.Sweep`.
     """
-    row_tile, cut = tl.program_id(0), tl.program_id(1)
-    rows = row_tile * HEIGHT + tl.arange(0, HEIGHT)
-    first, last = part(m // BREADTH, cut, CUTS)
-    low, high = band(start, end, row_tile, first, last, HEIGHT, BREADTH)
-    kept = factors(x, row_tile, 0, n, HEIGHT, WIDTH, CHUNK, PARTS, UPCAST)
+    row_tile, rows, kept, first, last, low, high = opened(
+        x, start, end, n, m, HEIGHT, BREADTH, WIDTH, CHUNK, PARTS, UPCAST, CUTS
+    )
     ADDED: tl.constexpr = 0 if RELAXED else 4
     of_row = tl.load(row_states + ADDED * n + rows)
     floor = tl.load(row_states + n + rows)
@@ -81,8 +79,9 @@ def far(
             total += tl.sum(tl.exp2(f), 1)
         else:
             largest, total = _more(f, largest, total)
-    tl.store(out + cut * 2 * n + rows, largest)
-    tl.store(out + (cut * 2 + 1) * n + rows, total)
+    out += tl.program_id(1) * 2 * n + rows
+    tl.store(out, largest)
+    tl.store(out + n, total)
 
 
 @triton.jit

@@ -41,3 +41,16 @@ def share(f, limit, gradient, floor, SOFT: tl.constexpr, FLOOR: tl.constexpr):
     if FLOOR:
         found = tl.where(f > floor, found, 0.0)
     return found
+
+
+@triton.jit
+def apart(square, METRIC: tl.constexpr):
+    """The distance of a squared difference x - y, and what times that is its gradient in x."""
+    if METRIC == "euclidean":
+        turn = tl.rsqrt(tl.maximum(square, 1e-36))
+        d = square * turn
+    elif METRIC == "cosine":
+        d, turn = 0.5 * square, 1.0
+    else:
+        d, turn = square, 2.0
+    return d, turn

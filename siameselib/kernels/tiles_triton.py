@@ -26,6 +26,7 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 # Without it the arithmetic would depend on the version of Triton.
 FUSED = {"enable_fp_fusion": True}
 SHARED = 227 * 1024  # bytes of shared memory that a program may have on sm_90
+_BESIDE = 4 * 1024  # that the tiles leave to the rest of a program
 _CHUNK = 128  # vectors no wider are multiplied whole, others in chunks that divide this
 _MOST_PARTS = 16
 _BUSY = 0.9  # share of the processors at work that is enough
@@ -50,6 +51,31 @@ class Shape(NamedTuple):
         kept = self.rows if self.chunk == width else 0
         each = self.rows - kept + self.columns
         return (kept + self.stages * each) * self.chunk * itemsize
+
+    def fitted(self, width: int, itemsize: int, there: int, least: int = 16) -> "Shape":
+        """Return a shape that has room: with fewer stages, then fewer columns.
+
+        Args:
+            width: of the vectors,
+            itemsize: with entries of so many bytes.
+            there: bytes of shared memory that a program may have.
+            least: columns.
+
+        Raises:
+            ValueError: where nothing has room.
+        """
+        shape = self
+        while (needed := shape.shared(width, itemsize) + _BESIDE) > there:
+            if shape.stages > 1:
+                shape = shape._replace(stages=shape.stages - 1)
+            elif shape.columns > least:
+                shape = shape._replace(columns=shape.columns // 2)
+            else:
+                raise ValueError(
+                    f"siameselib: backend 'triton' cannot run: its smallest tiles take {needed} "
+                    f"bytes of shared memory, a program on this device has {there}"
+                )
+        return shape
 
 
 def padded_width(d: int) -> int:
@@ -77,6 +103,15 @@ def filled(values: Tensor, height: int, value: float | None = None) -> Tensor:
 def bounds(grouped: Grouped, height: int) -> tuple[Tensor, Tensor]:
     """Return the first column of each row's label and the first after it, for whole tiles."""
     return filled(grouped.start.int(), height), filled(grouped.end.int(), height)
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Return how many bytes of shared memory a program may have."""
+    if device.type != "cuda":
+        return SHARED
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 64 * 1024))  # not on ROCm
 
 
 @functools.cache

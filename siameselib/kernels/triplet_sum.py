@@ -75,14 +75,16 @@ def triplet_sum(
     """
     columns = x if y is None else y
     m = len(columns)
-    backend = choose("triplet_sum", len(x), m, max(m, x.shape[1]), backend)
+    width = max(m, x.shape[1])
+    larger = columns if len(columns) > len(x) else x
+    backend = choose("triplet_sum", len(x), m, width, backend, larger)
     ids, y_ids = labels.long(), y_labels.long()
     if backend == "reference" or x.numel() == 0 or m == 0:
         loss, active, distances = reference(
             x, ids, columns, y_ids, offset, Metric(metric), margin, kind
         )
         return Sums(loss if each else loss.sum(), active, distances)
-    problem = (ids, y_ids, offset, metric, margin, kind)
+    problem = (ids, y_ids, offset, metric, margin, kind, backend == "triton")
     compiling = torch.compiler.is_compiling()
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     if each:
@@ -109,9 +111,10 @@ def _each(
     metric: str,
     margin: float,
     kind: str,
+    triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of each anchor, its count, and the sums of distances."""
-    problem = (labels, y_labels, offset, metric, margin, kind)
+    problem = (labels, y_labels, offset, metric, margin, kind, triton)
     loss, active, distances, _, _ = _sweep(x, y, *problem, None, False)
     return loss.to(x.dtype), active, distances
 
@@ -128,7 +131,7 @@ def _backward(
     # One more sweep, for only now it is known how much each anchor weighs.
     x, y, labels, y_labels = ctx.saved_tensors
     found = sweep(x, y, labels, y_labels, *ctx.rest, gradient.contiguous(), True)
-    return found[-2], None if y is None else found[-1], *[None] * 6
+    return found[-2], None if y is None else found[-1], *[None] * 7
 
 
 class _Each(torch.autograd.Function):
@@ -187,6 +190,7 @@ def _sweep(
     metric: str,
     margin: float,
     kind: str,
+    triton: bool,
     weights: Tensor | None,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -196,6 +200,10 @@ def _sweep(
     empty where not wanted, and for y where y is x.
     """
     with torch.autocast(x.device.type, enabled=False):
+        if triton:
+            from siameselib.kernels.triplet_sum_triton import sweep
+
+            return sweep(x, y, labels, y_labels, offset, metric, margin, kind, weights, gradient)
         scale = torch.ones((), device=x.device, dtype=torch.float64)
         columns = x if y is None else y
         if metric != "cosine":
@@ -236,6 +244,7 @@ def _(
     metric: str,
     margin: float,
     kind: str,
+    triton: bool,
     weights: Tensor | None,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -259,5 +268,6 @@ def _(
     metric: str,
     margin: float,
     kind: str,
+    triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape[:1]), torch.empty_like(labels), x.new_empty(2)

@@ -14,10 +14,10 @@ others, by direct difference in float32.
 import triton
 import triton.language as tl
 
-from siameselib.kernels.factors_triton import add_product, factors, multiplied, split
+from siameselib.kernels.factors_triton import add_pull, multiplied, opened
 from siameselib.kernels.sums_triton import counts, near_columns
 from siameselib.kernels.terms_triton import LOG2E, score, share
-from siameselib.kernels.tiles_triton import band, part, pure
+from siameselib.kernels.tiles_triton import pure
 
 
 @triton.jit
@@ -69,11 +69,10 @@ def far(
     FLOOR: tl.constexpr,
 ):
     """Weigh the far tiles by their shares in log-sum-exps."""
-    row_tile, cut, first_out = tl.program_id(0), tl.program_id(1), tl.program_id(2) * OUT
-    rows = row_tile * HEIGHT + tl.arange(0, HEIGHT)
-    first, last = part(m // BREADTH, cut, CUTS)
-    low, high = band(start, end, row_tile, first, last, HEIGHT, BREADTH)
-    kept = factors(x, row_tile, 0, n, HEIGHT, WIDTH, CHUNK, PARTS, UPCAST)
+    row_tile, rows, kept, first, last, low, high = opened(
+        x, start, end, n, m, HEIGHT, BREADTH, WIDTH, CHUNK, PARTS, UPCAST, CUTS
+    )
+    first_out = tl.program_id(2) * OUT
     row = states(row_states, rows, n)
     total = tl.zeros((HEIGHT, OUT), tl.float32)
     weight_sum = tl.zeros((HEIGHT,), tl.float32)
@@ -101,11 +100,11 @@ def far(
             f = s * (scale * LOG2E) + column[4][None, :] + row[4][:, None]
             weight = shares(f, row, column, ROLES, False, FLOOR)
         weight_sum += tl.sum(weight, 1)
-        if CHUNK != WIDTH:
-            b = factors(y, tile, first_out, m, BREADTH, WIDTH, OUT, PARTS, UPCAST)
-        weights = split(weight, PARTS, UPCAST, PRECISION == "tf32")
-        total = add_product(weights, b, total, PARTS, PRECISION)
-    at = cut * n + rows
+        total = add_pull(
+            weight, b, total, y, tile, first_out, m,
+            BREADTH, WIDTH, CHUNK, OUT, PARTS, UPCAST, PRECISION,
+        )  # fmt: skip
+    at = tl.program_id(1) * n + rows
     entries = first_out + tl.arange(0, OUT)
     tl.store(out + at[:, None] * WIDTH + entries[None, :], total)
     tl.store(sums + at, weight_sum)

@@ -5,6 +5,7 @@ import torch
 
 import siameselib as sl
 from siameselib.functional import (
+    batch_all_triplet_loss,
     batch_bce_pair_loss,
     batch_contrastive_loss,
     circle_loss,
@@ -31,6 +32,15 @@ LOSSES = {
         *a, margin=50.0, metric="sqeuclidean", **k
     ),
     "contrastive, cosine": lambda *a, **k: batch_contrastive_loss(*a, metric="cosine", **k),
+    "batch-all": lambda *a, **k: batch_all_triplet_loss(*a, margin=3.0, **k),
+    "batch-all, window": lambda *a, **k: batch_all_triplet_loss(
+        *a, margin=2.0, window="semi-hard", **k
+    ),
+    "batch-all, soft": lambda *a, **k: batch_all_triplet_loss(*a, soft=True, **k),
+    "batch-all, squares": lambda *a, **k: batch_all_triplet_loss(
+        *a, margin=5.0, metric="sqeuclidean", **k
+    ),
+    "batch-all, cosine": lambda *a, **k: batch_all_triplet_loss(*a, metric="cosine", **k),
     "BCE": lambda *a, **k: batch_bce_pair_loss(*a, torch.tensor(1.0), torch.tensor(-1.0), **k),
 }
 SOME = [name for name in LOSSES if "," not in name]
