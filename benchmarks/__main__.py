@@ -6,6 +6,7 @@ COMMANDS = {
     "cpu": "benchmarks.engine.cpu",
     "gpu": "benchmarks.gpu.command",
     "doctor": "benchmarks.doctor.battery",
+    "doctor-cost": "benchmarks.doctor.cost",
 }
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import siameselib as sl
 from siameselib.diagnostics import Report
-from siameselib.diagnostics.evidence import effective_rank, hanley_mcneil, spread, square_distances
+from siameselib.diagnostics.measures import effective_rank, hanley_mcneil, spread, square_distances
 from siameselib.diagnostics.reading import read, trivial_of_batch, trivial_of_pairs
 from siameselib.functional import paired_distance
 
@@ -234,6 +234,9 @@ def test_reads_foreign_losses():
     assert read(F.binary_cross_entropy_with_logits).family == "bce"
     assert read(sl.CrossProcessLoss(sl.BatchHardTripletLoss(margin=0.4))).margin == 0.4
     assert read(None, margin=2.0).margin == 2.0
+    distributed = pytest.importorskip("pytorch_metric_learning.utils.distributed")
+    found = read(distributed.DistributedLossWrapper(losses.TripletMarginLoss(margin=0.1)))
+    assert (found.family, found.margin, found.across) == ("triplet", 0.1, True)
 
 
 @pytest.mark.parametrize(

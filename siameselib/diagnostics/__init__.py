@@ -2,7 +2,8 @@
 
     collect     what a training step leaves behind: small detached samples, no sync
     reading     what a loss is: family, metric, margin, and the loss of a net that knows nothing
-    evidence    the collected samples as numbers
+    measures    numbers of samples: distances, AUCs with their errors, spread, rank
+    evidence    all that the samples tell, ready for the findings
     modes       the same images in training and in evaluation mode
     findings    one function a finding: evidence in, words with numbers out
     doctor      `Doctor`, beside a training loop

@@ -85,6 +85,9 @@ def sample_of(
         ValueError: If shapes do not fit together.
         TypeError: If there is anything but tensors.
     """
+    for name, value in (("labels", labels), ("logits", logits), ("images", images)):
+        if value is not None:
+            _check.tensor(_WHERE, name, value)
     kept = stats if stats is None else (stats.valid, stats.active, stats.trivial)
     column = labels is not None and labels.ndim == 2 and labels.shape[1] == 1
     labels = labels.flatten() if labels is not None and column else labels
@@ -140,6 +143,9 @@ def _batch(
 ) -> Sample:
     _check.matrix(_WHERE, "embeddings", embeddings)
     labels = _needed(labels, len(embeddings)).detach()
+    if images is not None and len(images) != len(embeddings):
+        expected = f"be one for each row of embeddings ({len(embeddings)})"
+        raise _check.refuse(_WHERE, "images", expected, len(images))
     rows, few, seen = embeddings.detach(), labels, images
     if len(rows) > ROWS:  # neighbours in the order of labels, so that positives stay together
         start = (step * 37) % (len(rows) - ROWS + 1)
@@ -166,7 +172,7 @@ def weights_of(step: int, model: nn.Module) -> Weights:
     grads, norms, parts, alive, alive_names = [], [], [], [], []
     for name, p in named:
         norms.append(_norm(p.detach()))
-        parts.append(_thin(p.detach(), WEIGHTS).float())
+        parts.append(_thin(p.detach(), WEIGHTS).reshape(-1).float())
         if p.grad is None:
             grads.append(torch.zeros_like(norms[-1]))
             continue
@@ -174,7 +180,7 @@ def weights_of(step: int, model: nn.Module) -> Weights:
         grads.append(_norm(grad))
         if p.ndim > 1:
             flat = grad.flatten(1)
-            some = flat[:, :: max(1, flat.shape[1] // WEIGHTS)]
+            some = flat if flat.shape[1] < 2 * WEIGHTS else flat[:, :: flat.shape[1] // WEIGHTS]
             alive.append((some != 0).any(1))
             alive_names.append(name)
     empty = torch.zeros(0)
@@ -257,9 +263,8 @@ def _cut(x: Tensor) -> Tensor:
 def _norm(x: Tensor) -> Tensor:
     part = _thin(x, WHOLE)
     length: Tensor = torch.linalg.vector_norm(part, dtype=torch.float32)
-    return length * math.sqrt(x.numel() / max(1, part.numel()))
+    return length if part is x else length * math.sqrt(x.numel() / part.numel())
 
 
 def _thin(x: Tensor, most: int) -> Tensor:
-    flat = x.reshape(-1)
-    return flat[:: max(1, -(-len(flat) // most))]
+    return x if x.numel() <= most else x.reshape(-1)[:: -(-x.numel() // most)]

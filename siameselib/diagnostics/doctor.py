@@ -1,6 +1,7 @@
 """The doctor beside a training loop: `step` keeps a little of each step, `report` reads it."""
 
 from collections import deque
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from siameselib.diagnostics.collect import (
     unwrap,
     weights_of,
 )
-from siameselib.diagnostics.evidence import Evidence, Judged, gather, judge_scores
+from siameselib.diagnostics.evidence import Evidence, gather
 from siameselib.diagnostics.findings import examine
+from siameselib.diagnostics.measures import Judged, judge_scores
 from siameselib.diagnostics.modes import Modes, compare_modes, keep_images
 from siameselib.diagnostics.reading import read
 from siameselib.diagnostics.report import Report
@@ -134,13 +136,15 @@ class Doctor:
         self._losses.append(_scalar(loss))
         often = self.steps < _DENSE and self.steps % _DENSE_EVERY == 0
         due = often or self.steps % self.every == 0
+        if not due and self.steps >= _EARLY:
+            self.steps += 1
+            return
         with torch.no_grad():
-            if due or self.steps < _EARLY:
-                stats = getattr(self.criterion, "stats", None)
-                sample = sample_of(self.steps, embeddings, labels, logits, images, stats)
-                if self.steps < _EARLY:
-                    self._early.append(sample)
-                self._recent.append(sample)
+            stats = getattr(self.criterion, "stats", None)
+            sample = sample_of(self.steps, embeddings, labels, logits, images, stats)
+            if self.steps < _EARLY:
+                self._early.append(sample)
+            self._recent.append(sample)
             if due:
                 weights = weights_of(self.steps, unwrap(self.model))
                 if len(self._first_weights) < _EARLY:
@@ -198,8 +202,11 @@ class Doctor:
 
 def _scalar(loss: Tensor | float) -> Tensor:
     if not isinstance(loss, Tensor):
+        if not isinstance(loss, Real):
+            raise _check.refuse("Doctor.step", "loss", "be a number", repr(loss), TypeError)
         return torch.tensor(float(loss))
     if loss.numel() != 1:
         expected = "be one number, the mean or sum that is trained on"
         raise _check.refuse("Doctor.step", "loss", expected, tuple(loss.shape))
-    return loss.detach().clone().reshape(())
+    copied = loss.detach().clone()
+    return copied if copied.ndim == 0 else copied.reshape(())

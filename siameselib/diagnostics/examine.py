@@ -83,7 +83,7 @@ def diagnose(
     """
     if not isinstance(model, nn.Module):
         raise _check.refuse(_WHERE, "model", "be an nn.Module", type(model).__name__, TypeError)
-    seen = _look(loader, "loader", images)
+    seen = _look(loader, "loader", _check.integer(_WHERE, "images", images, 1))
     if seen.form == "pairs":
         again = _look(loader, "loader", 0)
         seen.fixed = sorted(again.pairs) == sorted(seen.pairs)
@@ -99,6 +99,9 @@ def diagnose(
 
 
 def _look(loader: Iterable[Any], name: str, keep: int) -> Seen:
+    if not isinstance(loader, Iterable):
+        got = type(loader).__name__
+        raise _check.refuse(_WHERE, name, "give batches", got, TypeError)
     seen = Seen()
     dataset = getattr(loader, "dataset", None)
     if hasattr(dataset, "__len__"):
@@ -153,7 +156,7 @@ def _form(name: str, batch: Any) -> tuple[str, tuple[Tensor, ...]]:
 def _checksums(images: Tensor) -> list[int]:
     array = images.detach().cpu().contiguous()
     array = array.float() if array.is_floating_point() else array
-    rows = array.numpy().reshape(len(array), -1)
+    rows = array.flatten(1).numpy()
     # two checksums of 32 bits: equal by accident once in 10^19 pairs
     return [zlib.crc32(row.tobytes()) << 32 | zlib.adler32(row.tobytes()) for row in rows]
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from siameselib.diagnostics.alone import NeedsOthersError, alone
 from siameselib.diagnostics.collect import Sample
 
 MOST = 256  # images that are compared
@@ -33,7 +34,7 @@ def keep_images(samples: list[Sample]) -> tuple[Tensor, Tensor] | None:
     return (torch.cat(images)[:MOST], torch.cat(labels)[:MOST]) if images else None
 
 
-def compare_modes(model: nn.Module, images: Tensor, labels: Tensor) -> Modes:
+def compare_modes(model: nn.Module, images: Tensor, labels: Tensor) -> Modes | None:
     """Embed images in both modes; the net and its statistics stay as they are.
 
     Args:
@@ -42,12 +43,15 @@ def compare_modes(model: nn.Module, images: Tensor, labels: Tensor) -> Modes:
         labels: their identities.
 
     Returns:
-        Both embeddings, on the CPU.
+        Both embeddings, on the CPU; None for a net that runs in several processes together.
     """
-    with torch.no_grad(), torch.random.fork_rng(_cuda(images)):
-        with evaluating(model):
-            calm = embed(model, images)
-        moved = embed(copy.deepcopy(model).train(), images)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(_cuda(images)), alone():
+            with evaluating(model):
+                calm = embed(model, images)
+            moved = embed(copy.deepcopy(model).train(), images)
+    except NeedsOthersError:
+        return None
     return Modes(moved.float().cpu(), calm.float().cpu(), labels.cpu())
 
 

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from siameselib.diagnostics.alone import NeedsOthersError, alone
 from siameselib.functional.distances import METRICS, Metric
 
 FAMILIES = ("contrastive", "triplet", "softmax", "bce", "unknown")
 _SCALES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
 _COSINES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 _MEASURED_ON = 64  # rows, for a loss that has to be tried out
+_ACROSS = ("CrossProcessLoss", "DistributedLossWrapper")  # ours, pytorch-metric-learning's
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Reading:
         soft: a soft margin in place of the hinge.
         probabilities: whether it takes probabilities (after a sigmoid) in place of logits.
         pos_weight: weight of the positives in a cross-entropy.
+        across: whether it compares the batch with those of other processes.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Reading:
     soft: bool = False
     probabilities: bool = False
     pos_weight: float = 1.0
+    across: bool = False
 
 
 def read(criterion: Any, margin: float | None = None, metric: Metric | None = None) -> Reading:
@@ -57,7 +61,9 @@ def read(criterion: Any, margin: float | None = None, metric: Metric | None = No
     Returns:
         What is known about it.
     """
-    criterion = getattr(criterion, "criterion", criterion)  # within CrossProcessLoss
+    across = type(criterion).__name__ in _ACROSS
+    for inner in ("criterion", "loss") if across else ("criterion",):
+        criterion = getattr(criterion, inner, criterion)
     name = getattr(criterion, "__name__", None) or type(criterion).__name__
     found_metric, unit = _metric(criterion, name)
     family = _family(criterion, name.lower().replace("_", ""))
@@ -75,6 +81,7 @@ def read(criterion: Any, margin: float | None = None, metric: Metric | None = No
         soft=bool(getattr(criterion, "soft", False) or getattr(criterion, "smooth_loss", False)),
         probabilities=isinstance(criterion, nn.BCELoss),
         pos_weight=_number(criterion, "pos_weight") or 1.0,
+        across=across,
     )
 
 
@@ -130,7 +137,8 @@ def trivial_of_batch(criterion: Any, labels: Tensor) -> float | str:
 
     Returns:
         The loss, or the reason why it could not be tried out: parameters of its own (such as class
-        centres) would not fit these embeddings, and some losses take other arguments.
+        centres) would not fit these embeddings, some losses take other arguments, and some want
+        the batches of other processes.
     """
     if not isinstance(criterion, nn.Module) or type(criterion).__module__.startswith("torch.nn"):
         return "no batch loss as a module"
@@ -141,13 +149,15 @@ def trivial_of_batch(criterion: Any, labels: Tensor) -> float | str:
     n = len(labels)
     corner = F.pad(torch.eye(n), (0, 1))
     common = F.pad(torch.zeros(n, n), (0, 1), value=1.0)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), alone():
         try:
             losses = [
                 tried(s * (math.sqrt(1 - c) * corner + math.sqrt(c) * common), labels)
                 for s in _SCALES
                 for c in _COSINES
             ]
+        except NeedsOthersError:
+            return "it wants the batches of other processes"
         except Exception as error:  # whatever somebody's loss raises: training must go on
             return f"called with (embeddings, labels) it raised {type(error).__name__}"
     values = torch.stack([torch.as_tensor(loss, dtype=torch.float32).mean() for loss in losses])

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from siameselib.diagnostics.evidence import Evidence, Figures, hanley_mcneil
+from siameselib.diagnostics.evidence import Evidence, Figures
 from siameselib.diagnostics.findings import CHECKS, run_checks, vitals
 from siameselib.diagnostics.findings.need import enough, need, share
+from siameselib.diagnostics.measures import hanley_mcneil
 from siameselib.diagnostics.reading import Reading
 from siameselib.diagnostics.report import Finding, Report, ranked
 from siameselib.evaluation.verifier import Verifier

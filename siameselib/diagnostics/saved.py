@@ -12,12 +12,13 @@ from torch import Tensor
 
 from siameselib import _check
 from siameselib.diagnostics.collect import Sample, sample_of
-from siameselib.diagnostics.evidence import Figures, gather, judge_scores
+from siameselib.diagnostics.evidence import Figures, gather
 from siameselib.diagnostics.findings import CHECKS, run_checks, vitals
+from siameselib.diagnostics.measures import judge_scores
 from siameselib.diagnostics.reading import read
 from siameselib.diagnostics.report import Report, ranked
 from siameselib.diagnostics.runs import diagnose_run
-from siameselib.evaluation.inputs import check_pairs
+from siameselib.evaluation.inputs import check_pairs, check_threshold
 from siameselib.files import read_arrays
 
 _WHERE = "diagnose_saved"
@@ -86,7 +87,7 @@ def _of_arrays(path: Path) -> Report:
         unseen += "pairs of embeddings"
     elif {"scores", "same"} <= kept.keys():
         checked = check_pairs(_WHERE, kept["scores"], kept["same"])
-        threshold = float(kept["threshold"]) if "threshold" in kept else None
+        threshold = check_threshold(_WHERE, kept["threshold"]) if "threshold" in kept else None
         validation = judge_scores(*checked, threshold)
         subject = f"{len(checked[0]):,} scored pairs in {path.name}"
         unseen += "scores"

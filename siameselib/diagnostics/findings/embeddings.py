@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from siameselib.diagnostics.evidence import Evidence, effective_rank, spread
+from siameselib.diagnostics.evidence import Evidence
 from siameselib.diagnostics.findings.need import enough, need, share
+from siameselib.diagnostics.measures import effective_rank, spread
 from siameselib.diagnostics.report import Finding
 
 _COLLAPSED = 0.01  # spread over length: cosines above 0.9999

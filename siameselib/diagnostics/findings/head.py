@@ -6,8 +6,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from siameselib.diagnostics.evidence import Evidence, spread
+from siameselib.diagnostics.evidence import Evidence
 from siameselib.diagnostics.findings.need import enough, need, share
+from siameselib.diagnostics.measures import spread
 from siameselib.diagnostics.modes import evaluating
 from siameselib.diagnostics.report import Finding
 

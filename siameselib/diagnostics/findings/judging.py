@@ -6,15 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from siameselib.diagnostics.evidence import (
-    Evidence,
-    Figures,
-    Floats,
-    hanley_mcneil,
-    spread,
-    square_distances,
-)
+from siameselib.diagnostics.evidence import Evidence, Figures
 from siameselib.diagnostics.findings.need import enough, need
+from siameselib.diagnostics.measures import Floats, hanley_mcneil, spread, square_distances
 from siameselib.diagnostics.report import Finding
 from siameselib.evaluation.curves import auc
 from siameselib.evaluation.thresholds import fit_threshold

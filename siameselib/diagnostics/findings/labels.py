@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from siameselib.diagnostics.evidence import Auc, Evidence
+from siameselib.diagnostics.evidence import Evidence
 from siameselib.diagnostics.findings.need import enough, share
+from siameselib.diagnostics.measures import Auc
 from siameselib.diagnostics.report import Finding
 
 _MANY = 8  # rows of both labels, before two labels are suspected
@@ -118,6 +119,7 @@ def one_kind_of_pair(e: Evidence) -> Finding | None:
 
 def few_positives(e: Evidence) -> Finding | None:
     """Rows without a second image of their identity in the batch."""
+    enough(not e.reading.across)
     batches = list(_batches(e))
     enough(len(batches) > 0)
     paired, rows = 0, sum(map(len, batches))
@@ -139,6 +141,7 @@ def few_positives(e: Evidence) -> Finding | None:
 
 def few_identities(e: Evidence) -> Finding | None:
     """Batches of one or two identities out of many."""
+    enough(not e.reading.across)
     batches = list(_batches(e))
     enough(len(batches) > 0)
     per_batch = [len(torch.unique(labels)) for labels in batches]

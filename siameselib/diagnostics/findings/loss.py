@@ -5,8 +5,9 @@ import math
 import numpy as np
 import torch
 
-from siameselib.diagnostics.evidence import Evidence, Floats, unit_length
+from siameselib.diagnostics.evidence import Evidence
 from siameselib.diagnostics.findings.need import enough, need, share
+from siameselib.diagnostics.measures import Floats, unit_length
 from siameselib.diagnostics.report import Finding
 
 _PLATEAU_STEPS = 60
