@@ -3,8 +3,8 @@
 ``where: name must <expected>, got <what came>``, raised as ValueError or TypeError.
 """
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -83,10 +83,34 @@ def integer(where: str, name: str, value: object, least: int) -> int:
     return int(value)
 
 
+def real(where: str, name: str, value: object) -> float:
+    """Refuse what is not one number; NumPy's and tensors of one become Python's."""
+    if getattr(value, "size", None) == 1 or (isinstance(value, Tensor) and value.numel() == 1):
+        value = value.item()  # type: ignore[attr-defined]
+    if not isinstance(value, Real):
+        raise refuse(where, name, "be a number", repr(value), TypeError)
+    return float(value)
+
+
+def number(where: str, name: str, value: object) -> float:
+    """Refuse what is not one finite number."""
+    found = real(where, name, value)
+    if not -float("inf") < found < float("inf"):
+        raise refuse(where, name, "be finite", found)
+    return found
+
+
 def between(where: str, name: str, value: float, least: float, below: float) -> None:
     """Refuse a number that is not in [least, below)."""
     if not least <= value < below:
         raise refuse(where, name, f"lie in [{least:g}, {below:.4g})", value)
+
+
+def mapping(where: str, name: str, value: object, such_as: str) -> None:
+    """Refuse anything that is not a mapping from names to values."""
+    if not isinstance(value, Mapping):
+        expected = f"be a mapping, such as {such_as}"
+        raise refuse(where, name, expected, type(value).__name__, TypeError)
 
 
 def finite(where: str, name: str, value: Tensor) -> None:

@@ -8,17 +8,29 @@ import torch
 from torch import nn
 
 import siameselib as sl
+from benchmarks.engine.peers import peer
+from siameselib import plot
 from siameselib.evaluation import (
     Verifier,
     accuracy_at,
+    all_pairs,
     all_pairs_rates,
+    auc,
+    double_or_nothing,
     evaluate_identification,
     evaluate_retrieval,
+    expected_cost,
+    fit_beta,
+    fit_isotonic,
+    fit_platt,
     fit_threshold,
     pair_rates,
+    tar_at_far,
+    to_llr,
     verify_pairs,
 )
 from siameselib.export import Embedder
+from siameselib.report import report_page, verdict
 
 SCORES, SAME = [0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0]
 X, LABELS = torch.randn(12, 4), torch.arange(12) // 3
@@ -29,6 +41,14 @@ LINEAR = nn.Linear(4, 2)
 
 def verifier():
     return Verifier(NET, size=8)
+
+
+def fitted():
+    return verifier().fit([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0])
+
+
+PLATT, BETA, ISOTONIC = fit_platt(SCORES, SAME), fit_beta(SCORES, SAME), fit_isotonic(SCORES, SAME)
+NAN = float("nan")
 
 
 THRESHOLDS = {
@@ -105,6 +125,160 @@ def test_thresholds_that_are_none(name):
     ],
 )
 def test_the_error_says_what_is_wrong(mistake, kind, message):
+    with pytest.raises(kind, match=message):
+        mistake()
+
+
+CALIBRATIONS = {"Platt": PLATT, "Beta": BETA, "Isotonic": ISOTONIC}
+
+
+@pytest.mark.parametrize("name", CALIBRATIONS)
+def test_scores_that_are_none_never_become_probabilities(name):
+    calibration = CALIBRATIONS[name]
+    with pytest.raises(ValueError, match=f"{name}: scores must be finite, got 1 NaN and 1 infin"):
+        calibration([0.5, NAN, float("inf")])
+    with pytest.raises(TypeError, match=f"{name}: scores must be numbers"):
+        calibration("0.5")
+    with pytest.raises(ValueError, match=f"{name}.score_at: probability must be between 0 and 1"):
+        calibration.score_at(1)
+    assert calibration(torch.tensor([0.5])) == calibration([0.5]) == calibration(0.5)
+    if name != "Isotonic":
+        with pytest.raises(ValueError, match="interval: level must be between 0 and 1, got 95"):
+            calibration.interval(SCORES, level=95)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kind", "message"),
+    [
+        (lambda: fitted().judge(NAN), ValueError, "judge: score must be finite, got nan"),
+        (lambda: fitted().judge(None), TypeError, "judge: score must be a number, got None"),
+        (lambda: tar_at_far(SCORES, SAME, "0.1"), TypeError, "far must be a number, got '0.1'"),
+        (lambda: tar_at_far(SCORES, SAME, NAN), ValueError, r"far must be in \(0, 1\]"),
+        (
+            lambda: verify_pairs(SCORES, SAME, threshold=0.5, fars=0.1),
+            TypeError,
+            "verify_pairs: fars must be a list of rates, got 0.1",
+        ),
+        (
+            lambda: evaluate_identification(X, LABELS, X, LABELS, fars=[0]),
+            ValueError,
+            r"evaluate_identification: fars must be in \(0, 1\], got 0",
+        ),
+        (lambda: pair_rates(SCORES, SAME, 0.5, level="95"), TypeError, "level must be a number"),
+        (lambda: pair_rates(SCORES, SAME, [0.5, 1]), TypeError, "threshold must be a number"),
+        (
+            lambda: pair_rates(SCORES, SAME, 0.5, identities=3),
+            ValueError,
+            "identities must be two arrays, .*got int",
+        ),
+        (lambda: fit_threshold(SCORES, SAME, cost=(1, "2")), ValueError, "cost must be two pos"),
+        (lambda: fit_threshold(SCORES, SAME, prior="a"), TypeError, "prior must be a number"),
+        (
+            lambda: expected_cost(SCORES, SAME, None),
+            TypeError,
+            "expected_cost: threshold must be a number",
+        ),
+        (lambda: to_llr(["a"]), TypeError, "to_llr: probabilities must be numbers"),
+        (
+            lambda: auc([[1, 2], [3]], [1, 0]),
+            ValueError,
+            "auc: scores must have one shape, got a ragged list",
+        ),
+        (lambda: all_pairs(X, LABELS, bins=1.5), TypeError, "all_pairs: bins must be an integer"),
+        (lambda: evaluate_retrieval(X, LABELS, k="10"), ValueError, "k must hold positive"),
+        (
+            lambda: evaluate_retrieval(X, LABELS, k=(1.5,)),
+            ValueError,
+            r"k must hold positive numbers, got \(1.5,\)",
+        ),
+        (
+            lambda: evaluate_retrieval(X, LABELS, knn_backend=lambda q, r, k: None),
+            TypeError,
+            "knn_backend must give row numbers, got NoneType",
+        ),
+        (
+            lambda: double_or_nothing("auc", SCORES, SAME, identities=(SAME, SAME)),
+            (TypeError, ValueError),
+            "double_or_nothing: ",
+        ),
+        (lambda: verifier().fit_photos(None), TypeError, "pairs must be .*, got NoneType"),
+        (lambda: plot.distance_histogram(SCORES, SAME, None), TypeError, "threshold must be a num"),
+        (lambda: plot.roc(SCORES, SAME, band=([0], [1])), ValueError, "band must be three vectors"),
+        (lambda: plot.roc(SCORES, SAME, ax=3), TypeError, "ax must be axes of matplotlib, got int"),
+        (lambda: plot.photo_pairs(PHOTOS, PHOTOS, columns=0), ValueError, "columns must be at lea"),
+        (
+            lambda: plot.photo_pairs(PHOTOS, PHOTOS, [1, 2, 3, 4]),
+            TypeError,
+            "each of captions must be words, got 1",
+        ),
+        (
+            lambda: plot.training_curves([0.5]),
+            TypeError,
+            "each epoch of history must be a mapping",
+        ),
+        (
+            lambda: plot.training_curves([{"loss": "low"}]),
+            TypeError,
+            "training_curves: loss must be numbers, got 'low'",
+        ),
+        (
+            lambda: plot.embedding_map(X, [None] * 12),
+            TypeError,
+            "embedding_map: labels must be numbers or names",
+        ),
+        (lambda: plot.save(None, "a.png"), TypeError, "save: figure must be a matplotlib figure"),
+        (
+            lambda: sl.Doctor(LINEAR).step(X, LABELS, None),
+            TypeError,
+            "Doctor.step: loss must be a number, got None",
+        ),
+        (
+            lambda: sl.Doctor(LINEAR).step(X, LABELS.tolist(), 0.5),
+            TypeError,
+            "labels must be a torch.Tensor, got list",
+        ),
+        (
+            lambda: sl.Doctor(LINEAR).step(X, LABELS, 0.5, images=X[:3]),
+            ValueError,
+            r"images must be one for each row of embeddings \(12\), got 3",
+        ),
+        (lambda: sl.diagnose(LINEAR, None), TypeError, "loader must give batches, got NoneType"),
+        (lambda: sl.diagnose(LINEAR, [(X, LABELS)], images=0), ValueError, "images must be at lea"),
+        (
+            lambda: sl.diagnose(LINEAR, [(X[:0], LABELS[:0])]),
+            ValueError,
+            "loader must give at least one batch",
+        ),
+        (
+            lambda: report_page(None),
+            TypeError,
+            r"report_page: result must be a mapping, such as found.as_dict\(\), got NoneType",
+        ),
+        (
+            lambda: report_page(verify_pairs(SCORES, SAME, threshold=0.5)),
+            TypeError,
+            "result must be a mapping, .* got Verification",
+        ),
+        (lambda: report_page({}, history=None), TypeError, "history must be a list of one mapping"),
+        (lambda: report_page({}, findings=["x"]), TypeError, "each finding must be a mapping"),
+        (
+            lambda: report_page({}, findings=sl.Doctor(LINEAR).report()),
+            TypeError,
+            "findings must be a list of findings, .*got Report",
+        ),
+        (lambda: report_page({}, pictures=["a.png"]), TypeError, "pictures must be a mapping"),
+        (
+            lambda: report_page({}, pictures={"a": "nowhere.png"}),
+            FileNotFoundError,
+            "pictures must be files that are there, got nowhere.png for 'a'",
+        ),
+        (lambda: report_page({}, title=None), TypeError, "title must be words, got None"),
+        (lambda: verdict({"n_pairs": "many"}), TypeError, r"result\['n_pairs'\] must be a number"),
+        (lambda: peer("batch-hard", "triplets"), ValueError, "peer: name must be one of 'siamesel"),
+        (lambda: peer("no loss", "dense"), ValueError, "peer: case must be one of 'batch-hard'"),
+    ],
+)
+def test_more_that_says_what_is_wrong(mistake, kind, message):
     with pytest.raises(kind, match=message):
         mistake()
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import siameselib as sl
 from benchmarks.engine import classes, dense
 from benchmarks.engine.dense import MARGIN, TEMPERATURE
+from siameselib import _check
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 PEERS = ("siameselib", "pytorch-metric-learning", "sentence-transformers", "dense", "gemm")
@@ -30,6 +31,8 @@ class Case(NamedTuple):
 
 def peer(case: str, name: str) -> Loss | None:
     """Build one peer's form of a loss; None where it has none."""
+    _check.choice("peer", "case", case, tuple(CASES))
+    _check.choice("peer", "name", name, PEERS)
     found = CASES[case]
     if name == "siameselib":
         return found.ours()

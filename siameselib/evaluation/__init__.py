@@ -15,7 +15,7 @@ from siameselib.evaluation.identification import (
     Identification,
     evaluate_identification,
 )
-from siameselib.evaluation.intervals import Interval, PairRates, double_or_nothing, pair_rates
+from siameselib.evaluation.intervals import PairRates, double_or_nothing, pair_rates
 from siameselib.evaluation.reliability import (
     Reliability,
     ReliabilityBin,
@@ -26,6 +26,7 @@ from siameselib.evaluation.reliability import (
     to_llr,
 )
 from siameselib.evaluation.retrieval import Retrieval, evaluate_retrieval
+from siameselib.evaluation.shared_people import Interval
 from siameselib.evaluation.streaming import AllPairs, all_pairs
 from siameselib.evaluation.streaming_rates import all_pairs_rates
 from siameselib.evaluation.thresholds import fit_threshold

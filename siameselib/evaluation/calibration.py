@@ -13,8 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from siameselib import _check
 from siameselib.evaluation.curves import count_cuts
-from siameselib.evaluation.inputs import Floats, Values, check_pairs
-from siameselib.evaluation.intervals import Identities, check_people, shared_sum
+from siameselib.evaluation.inputs import (
+    Floats,
+    Values,
+    check_level,
+    check_pairs,
+    check_scores,
+    check_share,
+)
+from siameselib.evaluation.shared_people import Identities, check_people, shared_sum
 
 Covariance: TypeAlias = tuple[tuple[float, ...], ...]
 _BETA_EDGE = 1e-12  # scores are kept so far from the ends of the range, where ln s is infinite
@@ -28,21 +35,20 @@ class Platt(NamedTuple):
     covariance: Covariance | None = None
     """Of slope and offset, for intervals."""
 
-    def __call__(self, scores: ArrayLike) -> Floats:
+    def __call__(self, scores: Values) -> Floats:
         """Give the probability of "same" for each score."""
-        return sigmoid(self.slope * np.asarray(scores, dtype=np.float64) + self.offset)
+        return sigmoid(self.slope * check_scores("Platt", scores) + self.offset)
 
-    def interval(self, scores: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats] | None:
+    def interval(self, scores: Values, level: float = 0.95) -> tuple[Floats, Floats] | None:
         """Give low and high ends of the probabilities; they know what the fit cannot know."""
-        s = np.asarray(scores, dtype=np.float64)
+        s = check_scores("Platt.interval", scores)
         z = self.slope * s + self.offset
         return _interval(z, np.stack([s, np.ones_like(s)]), self.covariance, level)
 
     def score_at(self, probability: float) -> float | None:
         """Give the score of a probability; None where more alike is not more probable."""
-        if self.slope <= 0:
-            return None
-        return (log(probability / (1 - probability)) - self.offset) / self.slope
+        target = _logit_of("Platt.score_at", probability)
+        return None if self.slope <= 0 else (target - self.offset) / self.slope
 
 
 class Beta(NamedTuple):
@@ -56,19 +62,20 @@ class Beta(NamedTuple):
     covariance: Covariance | None = None
     """Of a, b and c, for intervals."""
 
-    def __call__(self, scores: ArrayLike) -> Floats:
+    def __call__(self, scores: Values) -> Floats:
         """Give the probability of "same" for each score."""
-        return sigmoid(self._logit(scores))
+        return sigmoid(self._logit(check_scores("Beta", scores)))
 
-    def interval(self, scores: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats] | None:
+    def interval(self, scores: Values, level: float = 0.95) -> tuple[Floats, Floats] | None:
         """Give low and high ends of the probabilities; they know what the fit cannot know."""
-        x = np.stack([*_beta_features(scores, self.low, self.high), np.ones(np.shape(scores))])
-        return _interval(self._logit(scores), x, self.covariance, level)
+        s = check_scores("Beta.interval", scores)
+        x = np.stack([*_beta_features(s, self.low, self.high), np.ones_like(s)])
+        return _interval(self._logit(s), x, self.covariance, level)
 
     def score_at(self, probability: float) -> float | None:
         """Give the score of a probability; None where more alike is not more probable."""
         low, high = self.low, self.high
-        target = log(probability / (1 - probability))
+        target = _logit_of("Beta.score_at", probability)
         if not self._logit(low) < target < self._logit(high):
             return None
         for _ in range(100):
@@ -87,17 +94,18 @@ class Isotonic(NamedTuple):
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
 
-    def __call__(self, scores: ArrayLike) -> Floats:
+    def __call__(self, scores: Values) -> Floats:
         """Give the probability of "same" for each score."""
-        s = np.asarray(scores, dtype=np.float64)
+        s = check_scores("Isotonic", scores)
         return np.asarray(np.interp(s, self.scores, self.probabilities), dtype=np.float64)
 
-    def interval(self, scores: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats] | None:
+    def interval(self, scores: Values, level: float = 0.95) -> tuple[Floats, Floats] | None:
         """Give nothing: the map has no parameters whose errors would say how sure it is."""
         return None
 
     def score_at(self, probability: float) -> float | None:
         """Give the lowest score of a probability; None where none has it."""
+        _logit_of("Isotonic.score_at", probability)
         p = np.asarray(self.probabilities)
         if not p[0] < probability <= p[-1]:
             return None
@@ -282,6 +290,11 @@ def sigmoid(z: Floats) -> Floats:
     return np.asarray(np.exp(-np.logaddexp(0.0, -np.asarray(z))), dtype=np.float64)
 
 
+def _logit_of(where: str, probability: float) -> float:
+    probability = check_share(where, "probability", probability)
+    return log(probability / (1 - probability))
+
+
 def _beta_features(scores: ArrayLike, low: float, high: float) -> tuple[Floats, Floats]:
     u = (np.asarray(scores, dtype=np.float64) - low) / (high - low)
     u = np.clip(u, _BETA_EDGE, 1 - _BETA_EDGE)
@@ -333,6 +346,7 @@ def _interval(
     logit: Floats, x: Floats, covariance: Covariance | None, level: float
 ) -> tuple[Floats, Floats] | None:
     """Ends of the probabilities: straight in the logit, hence always in (0, 1)."""
+    check_level("interval", level)
     if covariance is None:
         return None
     variance = np.einsum("i...,ij,j...->...", x, np.array(covariance), x)

@@ -43,6 +43,7 @@ def cluster_nmi(
     x = check_embeddings("cluster_nmi", embeddings)
     identities = check_labels("cluster_nmi", labels, len(x))
     _check.choice("cluster_nmi", "metric", metric, METRICS)
+    seed = _check.integer("cluster_nmi", "seed", seed, 0)
     k = len(set(identities.tolist()))
     if k < 2:
         raise _check.refuse("cluster_nmi", "labels", "name two identities or more", k)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from siameselib import _check
 from siameselib.evaluation.calibration import Calibration, fit_beta, fit_isotonic, fit_platt
 from siameselib.evaluation.inputs import Values
-from siameselib.evaluation.intervals import Identities
+from siameselib.evaluation.shared_people import Identities
 from siameselib.evaluation.thresholds import check_cost, fit_threshold
 from siameselib.evaluation.verification import tar_at_far
 
@@ -93,6 +93,9 @@ def read_pairs(
             places[path] = len(photos) - 1
         return len(photos) - 1
 
+    if not isinstance(pairs, Iterable):
+        got = type(pairs).__name__
+        raise _check.refuse("fit_photos", "pairs", "be (photo, photo, same) each", got, TypeError)
     rows = []
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 3:

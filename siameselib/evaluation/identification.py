@@ -17,7 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from siameselib import _check
-from siameselib.evaluation.inputs import Floats, Values, check_embeddings, check_labels
+from siameselib.evaluation.inputs import (
+    Floats,
+    Values,
+    check_embeddings,
+    check_labels,
+    check_rates,
+)
 from siameselib.evaluation.scores import factors
 from siameselib.evaluation.thresholds import just_above
 from siameselib.evaluation.verification import MIN_FALSE_ACCEPTS
@@ -151,6 +157,7 @@ def evaluate_identification(
         21.2 and 21.4.
     """
     where = "evaluate_identification"
+    fars = check_rates(where, "fars", fars)
     _check.choice(where, "metric", metric, METRICS)
     _check.choice(where, "rule", rule, RULES)
     x = check_embeddings(where, probes, "probes")
@@ -256,8 +263,6 @@ def _own(names: NDArray[Any], enrolled: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _dir(far: float, strangers: Floats, hits: Floats, n_enrolled: int) -> DirAtFar:
-    if not 0 < far <= 1:
-        raise _check.refuse("evaluate_identification", "fars", "be in (0, 1]", far)
     budget = far * len(strangers)
     if not len(strangers) or far < MIN_FALSE_ACCEPTS / len(strangers):
         return DirAtFar(far, None, None, None, budget)

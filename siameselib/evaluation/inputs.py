@@ -1,5 +1,6 @@
 """What the judges accept: tensors, arrays and lists, checked once and turned into arrays."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,10 +23,7 @@ def check_pairs(where: str, scores: Values, same: Values) -> tuple[Floats, NDArr
     if same_array.shape != score_array.shape:
         expected = f"have the shape of scores, {score_array.shape}"
         raise _check.refuse(where, "same", expected, same_array.shape)
-    checked_scores = score_array.astype(np.float64)
-    if not np.isfinite(checked_scores).all():
-        nans, infinite = np.isnan(checked_scores).sum(), np.isinf(checked_scores).sum()
-        raise _check.refuse(where, "scores", "be finite", f"{nans} NaN and {infinite} infinite")
+    checked_scores = check_scores(where, score_array)
     if not ((same_array == 0) | (same_array == 1)).all():
         odd = same_array[(same_array != 0) & (same_array != 1)][0]
         raise _check.refuse(where, "same", "hold only 0 and 1 (1 = same identity)", odd)
@@ -74,14 +72,47 @@ def check_images(where: str, images: Tensor | NDArray[np.uint8]) -> Tensor:
     return torch.as_tensor(images)
 
 
+def check_scores(where: str, scores: Values) -> Floats:
+    """Scores of any shape as float64, or an error where they are no finite numbers."""
+    array = to_array(where, "scores", scores).astype(np.float64)
+    if not np.isfinite(array).all():
+        nans, infinite = np.isnan(array).sum(), np.isinf(array).sum()
+        raise _check.refuse(where, "scores", "be finite", f"{nans} NaN and {infinite} infinite")
+    return array
+
+
 def check_threshold(where: str, threshold: Any) -> float:
     """A threshold as a float, or an error where it is None, no number or not finite."""
-    if threshold is None or isinstance(threshold, str):
-        got = "None, as before a fit" if threshold is None else repr(threshold)
+    if threshold is None:
+        got = "None, as before a fit"
         raise _check.refuse(where, "threshold", "be a number", got, TypeError)
-    if not np.isfinite(threshold):
-        raise _check.refuse(where, "threshold", "be finite", threshold)
-    return float(threshold)
+    return _check.number(where, "threshold", threshold)
+
+
+def check_level(where: str, level: float) -> None:
+    """Refuse a level of confidence that is not between 0 and 1."""
+    check_share(where, "level", level)
+
+
+def check_share(where: str, name: str, value: float) -> float:
+    """A number between 0 and 1, neither of them."""
+    if not 0 < _check.real(where, name, value) < 1:
+        raise _check.refuse(where, name, "be between 0 and 1", value)
+    return float(value)
+
+
+def check_rate(where: str, name: str, value: float) -> float:
+    """A rate that may be allowed: above 0, 1 at most."""
+    if not 0 < _check.real(where, name, value) <= 1:
+        raise _check.refuse(where, name, "be in (0, 1]", value)
+    return float(value)
+
+
+def check_rates(where: str, name: str, values: Sequence[float]) -> list[float]:
+    """Several such rates."""
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+        raise _check.refuse(where, name, "be a list of rates", repr(values), TypeError)
+    return [check_rate(where, name, value) for value in values]
 
 
 def to_array(where: str, name: str, value: Values) -> NDArray[Any]:
@@ -90,7 +121,10 @@ def to_array(where: str, name: str, value: Values) -> NDArray[Any]:
         value = value.detach().cpu()
         array = (value.double() if value.is_floating_point() else value).numpy()
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of several lengths
+            raise _check.refuse(where, name, "have one shape", "a ragged list") from None
     if array.dtype.kind not in "biuf":
         raise _check.refuse(where, name, "be numbers", array.dtype, TypeError)
     return array

@@ -46,7 +46,12 @@ def nearest(
         raise _check.refuse(where, "knn_backend", expected, got, TypeError)
     if metric == "cosine":
         queries, references = unit_rows(queries), unit_rows(references)
-    found = torch.as_tensor(backend(queries, references, k), device=queries.device)
+    given = backend(queries, references, k)
+    try:
+        found = torch.as_tensor(given, device=queries.device)
+    except (TypeError, ValueError, RuntimeError):
+        got = type(given).__name__
+        raise _check.refuse(where, "knn_backend", "give row numbers", got, TypeError) from None
     if found.shape != (len(queries), k):
         expected = f"give indices of shape (queries, k) = ({len(queries)}, {k})"
         raise _check.refuse(where, "knn_backend", expected, tuple(found.shape))

@@ -10,8 +10,16 @@ from numpy.typing import ArrayLike
 from siameselib import _check
 from siameselib.evaluation.calibration import pool
 from siameselib.evaluation.curves import count_cuts
-from siameselib.evaluation.inputs import Floats, Values, check_pairs
-from siameselib.evaluation.intervals import (
+from siameselib.evaluation.inputs import (
+    Floats,
+    Values,
+    check_level,
+    check_pairs,
+    check_share,
+    check_threshold,
+    to_array,
+)
+from siameselib.evaluation.shared_people import (
     Identities,
     Interval,
     check_people,
@@ -89,6 +97,7 @@ def reliability(
         expected = "lie between 0 and 1"
         raise _check.refuse("reliability", "probabilities", expected, f"{p.min():g} to {p.max():g}")
     _check.integer("reliability", "bins", bins, 1)
+    check_level("reliability", level)
     first, second = check_people("reliability", y, identities)
     place = np.minimum((p * bins).astype(np.int64), bins - 1)
     rows, error = [], 0.0
@@ -124,11 +133,10 @@ def to_llr(probabilities: ArrayLike, prior: float = 0.5) -> Floats:
         >>> to_llr([0.5, 0.75], prior=0.25).round(3).tolist()
         [1.099, 2.197]
     """
-    p = np.asarray(probabilities, dtype=np.float64)
+    p = to_array("to_llr", "probabilities", probabilities).astype(np.float64)
     if not ((p >= 0) & (p <= 1)).all():
         raise _check.refuse("to_llr", "probabilities", "lie between 0 and 1", p)
-    if not 0 < prior < 1:
-        raise _check.refuse("to_llr", "prior", "be between 0 and 1", prior)
+    check_share("to_llr", "prior", prior)
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(p) - np.log1p(-p) - (log(prior) - log(1 - prior)))
 
@@ -243,6 +251,7 @@ def expected_cost(
         4.55
     """
     s, y = check_pairs("expected_cost", scores, same)
+    threshold = check_threshold("expected_cost", threshold)
     check_cost("expected_cost", cost, prior)
     share = float(y.mean()) if prior is None else prior
     far, frr = (s[~y] >= threshold).mean(), (s[y] < threshold).mean()

@@ -7,6 +7,7 @@ Where the user brings a search of his own, the ranks are read off the neighbours
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -124,9 +125,12 @@ def evaluate_retrieval(
     """
     x, y, identities, ref_identities = _checked(embeddings, labels, ref, ref_labels)
     _check.choice("evaluate_retrieval", "metric", metric, METRICS)
-    if np.ndim(k) != 1 or not len(k) or min(k) < 1:
-        given: object = tuple(k) if np.ndim(k) else k
-        raise _check.refuse("evaluate_retrieval", "k", "hold positive numbers", given)
+    several = isinstance(k, Sequence | np.ndarray) and not isinstance(k, str) and len(k) > 0
+    if not several or not all(isinstance(each, Integral) and each > 0 for each in k):
+        raise _check.refuse(
+            "evaluate_retrieval", "k", "hold positive numbers", tuple(k) if np.ndim(k) else k
+        )
+    k = [int(each) for each in k]
     order = _order(identities, ref_identities, itself=ref is None)
     if len(order.queries) == 0:
         got = f"{len(x)} queries without any"

@@ -159,8 +159,7 @@ def all_pairs(
     x = check_embeddings("all_pairs", embeddings)
     names = check_labels("all_pairs", labels, len(x))
     _check.choice("all_pairs", "metric", metric, METRICS)
-    if bins < 1:
-        raise _check.refuse("all_pairs", "bins", "be positive", bins)
+    bins = _check.integer("all_pairs", "bins", bins, 1)
     identities, sizes = np.unique(names, return_inverse=True, return_counts=True)[1:]
     if len(sizes) < 2 or sizes.max() < 2:
         got = f"{len(x)} images of {len(sizes)} identities"

@@ -2,10 +2,12 @@
 
 Images stand in the order of their identities and the score matrix goes by in tiles whose edges
 fall between identities. A tile is reduced to one count for each two people, which is all that
-the variance of pairs that share people needs.
+the variance of pairs that share people needs; a second sweep knows how people err, and sums how
+they do so with each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +16,9 @@ from torch import Tensor
 
 from siameselib import _check
 from siameselib.evaluation.inputs import Values, check_embeddings, check_labels, check_threshold
-from siameselib.evaluation.intervals import Interval, PairRates, interval_from_sums
+from siameselib.evaluation.intervals import PairRates
 from siameselib.evaluation.scores import METRICS, factors
+from siameselib.evaluation.shared_people import Interval, interval_from_sums
 
 _SIDE = 1024  # images on one side of a tile, as far as the edges of identities allow
 
@@ -72,8 +75,8 @@ def all_pairs_rates(
     order = torch.as_tensor(np.argsort(identities, kind="stable"), device=x.device)
     left, right, unit = factors(x, x, metric)
     cut = _in_dots(threshold, metric, unit)
-    found = _count(left[order], right[order], sizes, cut)
-    return _rates(float(threshold), found, sizes.astype(np.float64), level)
+    tiles = partial(_tiles, left[order], right[order], sizes, cut)
+    return _rates(float(threshold), tiles, sizes.astype(np.float64), level)
 
 
 class _Counts(NamedTuple):
@@ -94,22 +97,52 @@ def _in_dots(threshold: float, metric: str, unit: float) -> float:
     return (threshold if metric == "sqeuclidean" else -(threshold**2)) / (2 * unit**2)
 
 
-def _count(left: Tensor, right: Tensor, sizes: np.ndarray, cut: float) -> _Counts:
+class _Tile(NamedTuple):
+    """Ranges of people, and how many pairs of each two of them are accepted; nobody twice."""
+
+    rows: slice
+    columns: slice
+    own: np.ndarray | None
+    """Accepted pairs of each person alone, in a tile on the diagonal."""
+    accepted: np.ndarray
+
+
+def _tiles(left: Tensor, right: Tensor, sizes: np.ndarray, cut: float) -> Iterator[_Tile]:
     ends = np.cumsum(sizes)
-    same, different = np.zeros(len(sizes)), np.zeros(len(sizes))
-    squares = products = 0.0
     chunks = list(_chunks(ends))
     for k, rows in enumerate(chunks):
         for columns in chunks[k:]:
-            accepted = _accepted(left, right, sizes, ends, rows, columns, cut)
+            accepted, own = _accepted(left, right, sizes, ends, rows, columns, cut), None
             if rows == columns:
-                same[rows] = np.diagonal(accepted) / 2
-                accepted = np.triu(accepted, 1)
-            different[rows] += accepted.sum(1)
-            different[columns] += accepted.sum(0)
-            squares += float((accepted**2).sum())
-            products += float(sizes[rows] @ accepted @ sizes[columns])
+                own, accepted = np.diagonal(accepted) / 2, np.triu(accepted, 1)
+            yield _Tile(rows, columns, own, accepted)
+
+
+def _count(tiles: Iterator[_Tile], sizes: np.ndarray) -> _Counts:
+    same, different = np.zeros(len(sizes)), np.zeros(len(sizes))
+    squares = products = 0.0
+    for rows, columns, own, accepted in tiles:
+        if own is not None:
+            same[rows] = own
+        different[rows] += accepted.sum(1)
+        different[columns] += accepted.sum(0)
+        squares += float((accepted**2).sum())
+        products += float(sizes[rows] @ accepted @ sizes[columns])
     return _Counts(same, different, squares, products)
+
+
+def _joint(
+    tiles: Iterator[_Tile], sizes: np.ndarray, far: float, *residuals: np.ndarray
+) -> list[float]:
+    """`Sums.joint` of false accepts, with the residuals of each person taken from elsewhere."""
+    totals = [0.0] * len(residuals)
+    for rows, columns, own, accepted in tiles:
+        c = accepted - far * np.outer(sizes[rows], sizes[columns])
+        if own is not None:
+            c = np.triu(c, 1)
+        for k, h in enumerate(residuals):
+            totals[k] += 2 * float(((h[rows, None] - c) * (h[columns] - c) * c).sum())
+    return totals
 
 
 def _chunks(ends: np.ndarray) -> Iterator[slice]:
@@ -145,7 +178,10 @@ def _accepted(
     return np.asarray(counts.double().cpu().numpy())
 
 
-def _rates(threshold: float, found: _Counts, sizes: np.ndarray, level: float) -> PairRates:
+def _rates(
+    threshold: float, tiles: Callable[[], Iterator[_Tile]], sizes: np.ndarray, level: float
+) -> PairRates:
+    found = _count(tiles(), sizes)
     own = sizes * (sizes - 1) / 2
     met = sizes * (sizes.sum() - sizes)
     n_same, n_different = own.sum(), met.sum() / 2
@@ -156,13 +192,24 @@ def _rates(threshold: float, found: _Counts, sizes: np.ndarray, level: float) ->
     own_residuals, met_residuals = rejected - frr * own, accepted - far * met
     alone_same, alone_different = n_same * frr * (1 - frr), n_different * far * (1 - far)
 
+    errors = own_residuals + met_residuals
+    joint, joint_errors = _joint(tiles(), sizes, far, met_residuals, errors)
+
     def interval(
-        events: float, n: float, sums: np.ndarray, pairs: np.ndarray, alone: float, *, twice: bool
+        events: float,
+        n: float,
+        sums: np.ndarray,
+        pairs: np.ndarray,
+        alone: float,
+        *,
+        joint: float,
+        twice: bool,
     ) -> Interval:
         return interval_from_sums(
             round(events),
             round(n),
             together=float(sums @ sums - twice * residual_couples),
+            joint=joint,
             alone=float(alone),
             at_most=float(pairs @ pairs - twice * couples),
             n_people=int((pairs > 0).sum()),
@@ -171,11 +218,11 @@ def _rates(threshold: float, found: _Counts, sizes: np.ndarray, level: float) ->
 
     wrong = rejected.sum() + accepted.sum() / 2
     n = n_same + n_different
-    everything, residuals = own + met, own_residuals + met_residuals
-    alone = alone_same + alone_different
+    met_only, same_only = (met_residuals, met, alone_different), (own_residuals, own, alone_same)
+    everything = errors, own + met, alone_same + alone_different
     return PairRates(
         threshold,
-        interval(n - wrong, n, residuals, everything, alone, twice=True),
-        interval(accepted.sum() / 2, n_different, met_residuals, met, alone_different, twice=True),
-        interval(rejected.sum(), n_same, own_residuals, own, alone_same, twice=False),
+        interval(n - wrong, n, *everything, joint=-joint_errors, twice=True),
+        interval(accepted.sum() / 2, n_different, *met_only, joint=joint, twice=True),
+        interval(rejected.sum(), n_same, *same_only, joint=0.0, twice=False),
     )

@@ -1,10 +1,13 @@
 """Where to cut the scores: the threshold of least errors or least cost."""
 
+from collections.abc import Sequence
+from numbers import Real
+
 import numpy as np
 
 from siameselib import _check
 from siameselib.evaluation.curves import Cuts, count_cuts
-from siameselib.evaluation.inputs import Values
+from siameselib.evaluation.inputs import Values, check_share
 
 
 def fit_threshold(
@@ -80,8 +83,9 @@ def just_above(score: float) -> float:
 
 def check_cost(where: str, cost: tuple[float, float], prior: float | None) -> None:
     """Refuse costs that are not two positive numbers, and a prior that is no share."""
-    if np.ndim(cost) != 1 or len(cost) != 2 or not all(0 < c < np.inf for c in cost):
+    two = isinstance(cost, Sequence | np.ndarray) and len(cost) == 2
+    if not two or not all(isinstance(c, Real) and 0 < c < np.inf for c in cost):
         expected = "be two positive numbers, of a false accept and of a false reject"
         raise _check.refuse(where, "cost", expected, cost)
-    if prior is not None and not 0 < prior < 1:
-        raise _check.refuse(where, "prior", "be between 0 and 1", prior)
+    if prior is not None:
+        check_share(where, "prior", prior)

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from siameselib import _check
 from siameselib.evaluation.curves import auc, count_cuts, eer
-from siameselib.evaluation.inputs import Values, check_labels, check_pairs, check_threshold
-from siameselib.evaluation.intervals import (
-    Identities,
-    Interval,
-    PairRates,
-    check_people,
-    pair_rates,
-    tar_interval,
+from siameselib.evaluation.inputs import (
+    Values,
+    check_labels,
+    check_pairs,
+    check_rate,
+    check_rates,
+    check_threshold,
 )
+from siameselib.evaluation.intervals import PairRates, pair_rates, tar_interval
+from siameselib.evaluation.shared_people import Identities, Interval, check_people
 from siameselib.evaluation.thresholds import cut_threshold, fit_threshold
 
 MIN_FALSE_ACCEPTS = 10
@@ -184,7 +185,7 @@ def tar_at_far(
         return found
     s, y = check_pairs("tar_at_far", scores, same)
     people = check_people("tar_at_far", y, identities)
-    return replace(found, interval=tar_interval(s >= found.threshold, s, y, people))
+    return replace(found, interval=tar_interval(s >= found.threshold, s, y, people, far))
 
 
 def d_prime(scores: Values, same: Values) -> float | None:
@@ -270,7 +271,7 @@ def verify_pairs(
         eer=eer(checked_scores, checked_same),
         tar_at_far={
             f"{far:g}": tar_at_far(checked_scores, checked_same, far, identities=identities)
-            for far in fars
+            for far in check_rates("verify_pairs", "fars", fars)
         },
         d_prime=d_prime(checked_scores, checked_same),
         rates=None
@@ -328,8 +329,7 @@ def tar_from_counts(
     false: NDArray[Any], true: NDArray[Any], far: float, threshold_of: Callable[[int], float]
 ) -> TarAtFar:
     """TAR at FAR of cumulative counts of false and true accepts (0, 0) … (n⁻, n⁺)."""
-    if not 0 < far <= 1:
-        raise _check.refuse("tar_at_far", "far", "be in (0, 1]", far)
+    far = check_rate("tar_at_far", "far", far)
     different = int(false[-1])
     value, threshold, false_accepts = None, None, None
     # Counts are compared as rates: 29 / 100 <= 0.29 holds in floats, 29 <= 0.29 * 100 does not.

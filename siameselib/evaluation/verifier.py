@@ -18,8 +18,8 @@ from siameselib.evaluation.calibration import MAPS, Calibration
 from siameselib.evaluation.fitting import checked_words, fit_decision, read_pairs
 from siameselib.evaluation.gallery import check_name, gallery_scores, name_best, photos_of
 from siameselib.evaluation.identification import RULES
-from siameselib.evaluation.inputs import Values, check_images
-from siameselib.evaluation.intervals import Identities
+from siameselib.evaluation.inputs import Values, check_images, check_threshold
+from siameselib.evaluation.shared_people import Identities
 from siameselib.evaluation.verdicts import Identity, Verdict
 from siameselib.evaluation.verifier_file import Content, read, write
 from siameselib.functional.distances import paired_distance
@@ -260,6 +260,7 @@ class Verifier:
         """
         if self.threshold is None or self.calibration is None:
             raise ValueError("verify: the verifier has no threshold yet: call fit first")
+        score = _check.number("judge", "score", score)
         ends = self.calibration.interval(score)
         return Verdict(
             score >= self.threshold,
@@ -334,7 +335,7 @@ class Verifier:
         _check.integer("identify", "top", top, 1)
         if not self.gallery:
             raise ValueError("identify: the gallery is empty: call enroll first")
-        threshold = self.threshold if threshold is None else threshold
+        threshold = self.threshold if threshold is None else check_threshold("identify", threshold)
         if unknown and threshold is None:
             reason = "the verifier has no threshold yet: call fit first, or say unknown=False"
             raise ValueError(f"identify: {reason}")

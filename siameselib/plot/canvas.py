@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from siameselib import _check
 from siameselib.files import replacing
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def sheet(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
     if ax is None:
         figure = new_figure(width, height)
         return figure, figure.add_subplot()
+    if not hasattr(ax, "has_data"):
+        raise _check.refuse("plot", "ax", "be axes of matplotlib", type(ax).__name__, TypeError)
     return cast("Figure", ax.figure), ax
 
 
@@ -55,5 +59,10 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         >>> path.read_bytes()[1:4]
         b'PNG'
     """
+    if not hasattr(figure, "savefig"):
+        got = type(figure).__name__
+        raise _check.refuse("save", "figure", "be a matplotlib figure", got, TypeError)
+    if Path(path).is_dir():
+        raise _check.refuse("save", "path", "be a file", f"the folder {path}", IsADirectoryError)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI)

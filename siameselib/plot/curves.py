@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from siameselib import _check
 from siameselib.evaluation.curves import auc, count_cuts, eer, roc_curve
-from siameselib.evaluation.inputs import Values, check_pairs, to_array
+from siameselib.evaluation.inputs import Values, check_pairs, check_threshold, to_array
 from siameselib.evaluation.verification import MIN_FALSE_ACCEPTS
 from siameselib.plot.canvas import (
     BLACK,
@@ -204,6 +204,7 @@ def distance_histogram(
         'Distances of 4 pairs (2 same): accuracy 1.000'
     """
     checked, is_same = check_pairs("distance_histogram", values, same)
+    threshold = check_threshold("distance_histogram", threshold)
     accepted = checked <= threshold if distances else checked >= threshold
     figure, ax = sheet(ax, 7.0, 4.5)
     edges = np.histogram_bin_edges(checked, BINS)
@@ -307,6 +308,9 @@ def reliability(
 
 def _shade(where: str, ax: Axes, band: Band, colour: str, label: str) -> None:
     """Fill between two curves of rates over false-accept rates."""
+    if len(band) != 3:
+        expected = "be three vectors, of false-accept rates and of both ends"
+        raise _check.refuse(where, "band", expected, f"{len(band)} of them")
     names = ("band[0]", "band[1]", "band[2]")
     far, low, high = (to_array(where, name, part) for name, part in zip(names, band, strict=True))
     for name, part in zip(names, (far, low, high), strict=True):

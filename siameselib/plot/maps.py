@@ -57,6 +57,7 @@ def embedding_map(
 
     Raises:
         ValueError: Other shapes, embeddings that are not finite, or fewer than four for UMAP.
+        TypeError: Embeddings that are no numbers, or labels that are neither numbers nor names.
         ImportError: umap-learn is wanted and not installed.
 
     Example:
@@ -75,6 +76,9 @@ def embedding_map(
     if names.shape != (len(points),):
         expected = f"have shape (n,) = ({len(points)},)"
         raise _check.refuse("embedding_map", "labels", expected, names.shape)
+    if names.dtype.kind not in "biufSU":
+        expected = "be numbers or names"
+        raise _check.refuse("embedding_map", "labels", expected, names.dtype, TypeError)
     identities, members, counts = np.unique(names, return_inverse=True, return_counts=True)
     ranked = np.argsort(-counts, kind="stable")
     shown = ranked[: len(CLASS_COLOURS) - (len(ranked) > len(CLASS_COLOURS))]

@@ -66,7 +66,7 @@ def photo_pairs(
     left, right = check_photos("photo_pairs", images_a=images_a, images_b=images_b)
     n, tall = len(left), left.shape[1] / left.shape[2]
     texts = check_captions("photo_pairs", captions, n, 2 * CAPTION_WIDTH)
-    columns = max(1, min(columns, n))
+    columns = max(1, min(_check.integer("photo_pairs", "columns", columns, 1), n))
     rows = max(1, -(-n // columns))
     step_x, step_y = 2.2, tall + room(texts) + 0.1
     figure, ax = sheet(ax, INCH * columns * step_x, INCH * rows * step_y + 0.4)

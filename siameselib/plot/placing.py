@@ -44,6 +44,9 @@ def check_captions(where: str, captions: Sequence[str] | None, n: int, width: in
         return [""] * n
     if len(captions) != n:
         raise _check.refuse(where, "captions", f"be one per column of photos ({n})", len(captions))
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise _check.refuse(where, "each of captions", "be words", repr(caption), TypeError)
     return [textwrap.fill(caption, width) for caption in captions]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -52,6 +53,8 @@ def training_curves(
     """
     if not history:
         raise _check.refuse("training_curves", "history", "hold at least one epoch", "none")
+    for row in history:
+        _check.mapping("training_curves", "each epoch of history", row, '{"loss": 0.7}')
     if axes is None:
         figure = new_figure(7.0, 6.0)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -89,5 +92,8 @@ def training_curves(
 
 
 def _column(history: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
-    values = [np.nan if row.get(key) is None else float(row[key]) for row in history]
+    values = [np.nan if row.get(key) is None else row[key] for row in history]
+    for value in values:
+        if not isinstance(value, Real):
+            raise _check.refuse("training_curves", key, "be numbers", repr(value), TypeError)
     return np.where(np.isfinite(values), values, np.nan)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from siameselib import _check
 from siameselib.files import read_json, read_json_lines, replacing
-from siameselib.report.verdict import verdict
+from siameselib.report.verdict import check_run, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ _FIGURES = {
     "threshold": "threshold",
     "auc": "area under the ROC (AUC)",
     "eer": "equal error rate (EER)",
-    "d_prime": "d′",
+    "d_prime": "distance of both kinds of score, in spreads (d′)",
 }
 _RATES = {"accuracy": "accuracy", "far": "false-accept rate", "frr": "false-reject rate"}
 _LEFT_OUT = {"tar_at_far", "folds", "rates", "versions"}
@@ -61,15 +61,21 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: 
   overflow-x: auto; }
 th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 600; } thead th { color: var(--soft); font-weight: 400; }
+th { font-weight: 600; overflow-wrap: break-word; }
+thead th { color: var(--soft); font-weight: 400; }
 .verdict { border-left: 4px solid #0072B2; padding: .1rem 1rem; }
 .verdict p { font-size: 1.2rem; margin: .3rem 0; } .verdict ul { margin: .3rem 0; }
 .finding { border-left: 4px solid var(--line); padding: .3rem 0 .3rem 1rem; margin: .8rem 0; }
 .finding.critical { border-color: #D55E00; } .finding.warning { border-color: #E69F00; }
 .finding p { margin: .2rem 0; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; border: 1px solid var(--line); }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 0 2rem; }
+.pair { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 .wide { grid-column: 1 / -1; } code { overflow-wrap: anywhere; } summary { cursor: pointer; }
+@media print { body { margin: 0; max-width: none; font-size: 13px; }
+  figure, .finding, tr { break-inside: avoid; } h2, h3, figcaption { break-after: avoid; }
+  .pair { display: block; column-count: 2; } .wide { column-span: all; }
+  img { max-height: 20cm; } }
 """
 _FRAME = """<!doctype html>
 <html lang="en">
@@ -167,12 +173,23 @@ def report_page(
 
     Raises:
         ValueError: A picture is no PNG, or a finding's severity is unknown.
+        TypeError: Figures, an epoch, a finding or the pictures are no mapping; a picture is of
+            another kind.
 
     Example:
         >>> page = report_page({"auc": 0.9}, title="Mine")
         >>> "A same pair scores above a different pair with a chance of 90.0 %" in page
         True
     """
+    check_run("report_page", result, history)
+    if not isinstance(title, str):
+        raise _check.refuse("report_page", "title", "be words", repr(title), TypeError)
+    if findings is not None and not isinstance(findings, Iterable):
+        expected = "be a list of findings, such as report.as_dict()['findings']"
+        got = type(findings).__name__
+        raise _check.refuse("report_page", "findings", expected, got, TypeError)
+    if pictures is not None:
+        _check.mapping("report_page", "pictures", pictures, '{"roc": "roc.png"}')
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(_subject(result))}</p>',
@@ -217,6 +234,7 @@ def _words(said: Sequence[str]) -> list[str]:
 def _card(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The doctor's findings, gravest first."""
     for finding in findings:
+        _check.mapping("report_page", "each finding", finding, "report.findings[0].as_dict()")
         _check.choice("report_page", "severity", finding.get("severity"), _SEVERITIES)
     parts = ["<h2>What the doctor says</h2>"]
     if not findings:
@@ -275,6 +293,9 @@ def _png(name: str, picture: Picture) -> bytes:
     if isinstance(picture, bytes):
         data = picture
     elif isinstance(picture, (str, os.PathLike)):
+        if not Path(picture).is_file():
+            expected, got = "be files that are there", f"{picture} for {name!r}"
+            raise _check.refuse("report_page", "pictures", expected, got, FileNotFoundError)
         data = Path(picture).read_bytes()
     elif hasattr(picture, "savefig"):
         drawn = io.BytesIO()
@@ -302,7 +323,8 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _settings(result: Mapping[str, Any]) -> list[str]:
     rest = {k: v for k, v in result.items() if k not in _FIGURES.keys() | _LEFT_OUT}
-    rows = [*rest.items(), *(result.get("versions") or {}).items()]
+    rows = [(k.replace("_", " "), v) for k, v in rest.items()]
+    rows += (result.get("versions") or {}).items()
     if not rows:
         return []
     return ["<details open><summary>How it was made</summary>", _table(rows), "</details>"]

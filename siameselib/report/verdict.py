@@ -5,9 +5,21 @@ standard errors.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, cast
+
+from siameselib import _check
 
 _STALE = 0.98  # of the trivial loss: above it nothing was learnt
+_KINDS: dict[str, type] = {
+    "rates": Mapping,
+    "tar_at_far": Mapping,
+    "folds": list,
+    "n_pairs": Real,
+    "n_same": Real,
+    "seconds": Real,
+}
+_CALLED: dict[Any, str] = {Mapping: "a mapping", list: "a list", Real: "a number"}
 
 
 def verdict(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> list[str]:
@@ -22,6 +34,9 @@ def verdict(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()
     Returns:
         Sentences, the most important first.
 
+    Raises:
+        TypeError: The figures, or those of an epoch, are no mapping.
+
     Example:
         >>> figures = {"accuracy": 0.52, "accuracy_se": 0.016, "n_pairs": 1000, "n_same": 500}
         >>> print(*verdict(figures), sep="\n")
@@ -29,8 +44,24 @@ def verdict(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()
         if pairs were independent).
         That cannot be told apart from guessing, which is right on 50.0 %.
     """
+    check_run("verdict", result, history)
     said = [*_accuracy(result), *_order(result), *_far(result)]
     return [*said, *_training(result, history)]
+
+
+def check_run(where: str, result: object, history: object) -> None:
+    """Refuse figures that are no mapping, and a history that is not one mapping per epoch."""
+    _check.mapping(where, "result", result, "found.as_dict()")
+    for key, kind in _KINDS.items():
+        value = cast("Mapping[str, Any]", result).get(key)
+        if value is not None and not isinstance(value, kind):
+            expected = f"be {_CALLED[kind]}"
+            raise _check.refuse(where, f"result[{key!r}]", expected, repr(value), TypeError)
+    if not isinstance(history, Sequence) or isinstance(history, str):
+        expected = "be a list of one mapping per epoch"
+        raise _check.refuse(where, "history", expected, type(history).__name__, TypeError)
+    for line in history:
+        _check.mapping(where, "each epoch of history", line, '{"loss": 0.7}')
 
 
 def _accuracy(result: Mapping[str, Any]) -> list[str]:
