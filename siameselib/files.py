@@ -23,6 +23,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields:
         Where to write. When the block raises, that file is removed and ``path`` is as it was.
 
+    Raises:
+        IsADirectoryError: ``path`` is a folder.
+        NotADirectoryError: What should be its folder is a file.
+
     Example:
         >>> folder = Path(tempfile.mkdtemp())
         >>> with replacing(folder / "a.txt") as temporary:
@@ -31,7 +35,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"cannot write {path}: {path.parent} is in no folder") from None
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)

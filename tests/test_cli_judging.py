@@ -1,7 +1,9 @@
 """siameselib embed, evaluate, info, verify, identify: from photos to figures and names."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from siameselib import cli, evaluation
 from siameselib.cli import embeddings
 from siameselib.data import identity, open_folder, pack
 from siameselib.evaluation import Verifier
+from siameselib.files import replacing
 from siameselib.functional.distances import paired_distance
 
 
@@ -352,3 +355,41 @@ def test_the_bar_is_for_terminals_only(run, faces, model, tmp_path, monkeypatch,
     assert code == 0
     assert json.loads(out)["images"] == 24
     assert ("embedding: 100%" in err) == terminal
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "says"),
+    [
+        ({"threshold": np.array(["x"])}, [], "threshold must be a number, got <U1"),
+        (
+            {"threshold": np.array([0.1, 0.2])},
+            [],
+            r"threshold must be a number, got float64 \(2,\)",
+        ),
+        ({"metric": np.array("dot")}, [], "metric must be one of 'euclidean'"),
+        ({"names": np.array(["a", "a", "b", "c"])}, ["--pairs", "p.txt"], "got .*'a'.* twice"),
+    ],
+)
+def test_files_of_embeddings_that_lie(spoil, arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    kept = {"embeddings": np.eye(4), "labels": np.array([0, 0, 1, 1]), "names": np.array([*"abcd"])}
+    np.savez("emb.npz", **{**kept, **spoil})
+    Path("p.txt").write_text("a b 1")
+    assert cli.main(["evaluate", "emb.npz", *arguments]) == 1
+    assert re.search(says, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta"])
+def test_devices_that_are_not_there(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["verify", "a.jpg", "b.jpg", "--model", "m.pt", "--device", name])
+    assert f"must be a device of this machine, got '{name}'" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(IsADirectoryError, match="it is a folder"), replacing(tmp_path):
+        pass
+    with pytest.raises(NotADirectoryError, match="is in no folder"), replacing(tmp_path / "file/a"):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from siameselib.cli.embeddings import Embeddings, save
-from siameselib.cli.words import Layout, Rooms, add_json, positive, say, several
+from siameselib.cli.words import Layout, Rooms, add_json, device, positive, say, several
 from siameselib.data.progress import bar
 from siameselib.data.sources import ImageSource, identity, open_folder, open_lfw
 from siameselib.evaluation import Verifier
@@ -43,7 +43,7 @@ def add(rooms: Rooms) -> None:
     room.add_argument(
         "--batch-size", type=positive, default=64, metavar="N", help="photos at a time (default 64)"
     )
-    room.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
+    room.add_argument("--device", type=device, default="cpu", help="cpu, cuda, … (default: cpu)")
     room.add_argument(
         "--skip-bad", action="store_true", help="leave out unreadable photos instead of stopping"
     )

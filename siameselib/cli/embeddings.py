@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from siameselib import _check
+from siameselib.evaluation.scores import METRICS
 from siameselib.files import read_arrays, replacing
 
 
@@ -61,8 +63,12 @@ def load(path: str | os.PathLike[str]) -> Embeddings:
     names = found.get("names", np.arange(len(labels)).astype(str))
     if names.shape != labels.shape:
         raise ValueError(f"{path}: names must be one per embedding, got {names.shape}")
-    threshold = float(found.get("threshold", math.nan))
+    given = np.asarray(found.get("threshold", math.nan))
+    if given.size != 1 or given.dtype.kind not in "iuf":
+        raise _check.refuse(str(path), "threshold", "be a number", f"{given.dtype} {given.shape}")
+    threshold = float(given.item())
     metric = str(found.get("metric", "euclidean"))
+    _check.choice(str(path), "metric", metric, (*METRICS, "head"))
     return Embeddings(
         embeddings, names, labels, metric, None if math.isnan(threshold) else threshold
     )

@@ -94,6 +94,10 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _on_pairs(args: argparse.Namespace, kept: Embeddings, metric: str) -> int:
     threshold, rows = args.threshold, {name: row for row, name in enumerate(kept.names.tolist())}
+    if len(rows) < len(kept.names):
+        names, counts = np.unique(kept.names, return_counts=True)
+        twice = names[counts > 1][0]
+        raise ValueError(f"{args.file}: names must differ to be looked up, got {twice!r} twice")
     scores, same, people = _scores(args.pairs, kept, rows, metric)
     notes = []
     if args.fit_on:
@@ -101,7 +105,8 @@ def _on_pairs(args: argparse.Namespace, kept: Embeddings, metric: str) -> int:
         threshold = fit_threshold(fit_scores, fit_same)
         both = np.intersect1d(np.concatenate(people), np.concatenate(fit_people))
         if len(both):
-            notes.append(f"{len(both):,} people are in both lists ({both[0]} …): this flatters.")
+            who = "1 person is" if len(both) == 1 else f"{len(both):,} people are"
+            notes.append(f"{who} in both lists ({both[0]} …): this flatters.")
     elif threshold is None and metric == kept.metric:
         threshold = kept.threshold
     if threshold is None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from siameselib.cli.words import Layout, Rooms, add_json, positive, say
+from siameselib.cli.words import Layout, Rooms, add_json, device, positive, say
 from siameselib.data.progress import bar
 from siameselib.data.sources import identity, open_folder
 from siameselib.evaluation import Verifier
@@ -63,7 +63,7 @@ def add(rooms: Rooms) -> None:
 
 def _add_model(room: argparse.ArgumentParser) -> None:
     room.add_argument("--model", required=True, metavar="MODEL", help="a saved Verifier: model.pt")
-    room.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
+    room.add_argument("--device", type=device, default="cpu", help="cpu, cuda, … (default: cpu)")
     add_json(room)
 
 

@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import Any, TypeAlias
 
+import torch
+
 Rooms: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -21,6 +23,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
     return int(text)
+
+
+def device(text: str) -> str:
+    """Read the name of a device that is there."""
+    try:
+        torch.zeros(1, device=text).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        message = f"must be a device of this machine, got {text!r} ({reason})"
+        raise argparse.ArgumentTypeError(message) from None
+    return text
 
 
 def add_json(task: argparse.ArgumentParser) -> None:

@@ -120,7 +120,8 @@ def ranked(findings: Iterable[Finding | None]) -> list[Finding]:
 
 def _verdict(report: Report) -> str:
     if not report.findings:
-        checks = f"{len(report.looked_at)} checks, nothing found"
+        n = len(report.looked_at)
+        checks = f"{n} check{'s' * (n != 1)}, nothing found"
         return f"Too little seen to tell: {checks}." if report.unseen else f"Healthy: {checks}."
     counts = [
         f"{n} {severity}" + ("s" if n > 1 and severity != "critical" else "")

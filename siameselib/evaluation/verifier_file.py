@@ -90,10 +90,11 @@ def read(
     """
     path = Path(path)
     device = torch.device(device)
+    torch.empty(0, device=device)  # a device that is not there is not the file's fault
     if not path.is_file():
         raise FileNotFoundError(f"Verifier.load: there is no file {path}")
     try:
-        kept = torch.load(path, map_location=device, weights_only=True)
+        kept = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = f"Verifier.load: {path} is no readable verifier file ({type(error).__name__})"
         raise ValueError(reason) from error

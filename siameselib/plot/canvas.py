@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from siameselib import _check
@@ -62,7 +61,5 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     if not hasattr(figure, "savefig"):
         got = type(figure).__name__
         raise _check.refuse("save", "figure", "be a matplotlib figure", got, TypeError)
-    if Path(path).is_dir():
-        raise _check.refuse("save", "path", "be a file", f"the folder {path}", IsADirectoryError)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI)
