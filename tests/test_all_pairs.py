@@ -183,7 +183,7 @@ def test_in_words_and_json():
         (np.ones((0, 2)), [], {}, ValueError, "embeddings must hold at least one number"),
         (np.full((3, 2), np.nan), [0, 0, 1], {}, ValueError, "be finite, got 3 rows with NaN"),
         (np.ones((3, 2)), [0, 0, 1], {"metric": "l7"}, ValueError, "metric must be one of"),
-        (np.ones((3, 2)), [0, 0, 1], {"bins": 0}, ValueError, "bins must be positive"),
+        (np.ones((3, 2)), [0, 0, 1], {"bins": 0}, ValueError, "bins must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_refused(x, labels, keywords, kind, message):
