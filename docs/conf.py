@@ -5,7 +5,7 @@ import os
 from siameselib import __version__
 
 project = "siameselib"
-author = "The siameselib developers"
+author = copyright = "The siameselib developers"
 version = release = __version__
 extensions = [
     "myst_parser",

@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         scores, same, far=args.far, calibration=args.calibration, identities=who,
         protocol=view.name, people=len(set(fit.names)), pairs=len(scores),
     )  # fmt: skip
-    rates = pair_rates(scores, same, verifier.threshold, identities=who)
-    print(f"fitted on {len(scores):,} pairs of {len(set(fit.names))} people held out: {rates}")
+    fitted = pair_rates(scores, same, verifier.threshold, identities=who)
+    print(f"fitted on {len(scores):,} pairs of {len(set(fit.names))} people held out: {fitted}")
     scores, same, who = test.pairs(args.pairs, args.seed + 1)
     rates = pair_rates(scores, same, verifier.threshold, identities=who)
     print(f"{len(scores):,} pairs of {len(set(test.names)):,} test people: {rates}")
@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     result = {
         "fitted_on": verifier.fitted_on,
         "threshold": verifier.threshold,
+        "held_out": {"far": vars(fitted.far), "frr": vars(fitted.frr)},
         "pairs": {"n": len(scores), "far": vars(rates.far), "frr": vars(rates.frr)},
         "reliability": diagram.as_dict(),
         "cllr": cllr(llr, same),

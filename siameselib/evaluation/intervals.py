@@ -116,7 +116,7 @@ def pair_rates(
         the dyadic cluster-robust variance of Aronow, Samii and Assenova (2015). Theirs counts
         errorless pairs as independent; ours does not. K is the joint term in the Edgeworth
         expansion of a studentised U-statistic (Helmers, Annals of Statistics 19, 1991); theirs
-        leaves it out, and the interval then misses rates above it three times as often as below.
+        leaves it out, and the interval then lies too low several times as often as too high.
     """
     s, y = check_pairs("pair_rates", scores, same)
     threshold = check_threshold("pair_rates", threshold)
