@@ -139,6 +139,21 @@ def test_every_loss_trains_and_reports(run, options):
     assert not list(out.glob(".*"))
 
 
+def test_the_trivial_loss_of_an_epoch_is_the_mean_over_its_batches(run, lfw):
+    options = "--loss contrastive --train-on pairs --margin 1.5"
+    _, out = run(options)
+    task, options = sys.modules["task"], f"{QUICK} {options} --data {lfw} --cache {lfw / 'cache'}"
+    args = sys.modules["options"].read_options("", options.split())
+    images, (view,) = task.load(args)
+    prepared = task.prepare(args, images, view)
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    for epoch, line in enumerate(history):
+        share = np.array([same.mean() for _, same in task.batches(args, prepared, epoch)])
+        trivial = share * (1 - share) * 1.5**2
+        assert abs(trivial[-1] - trivial.mean()) > 0.01
+        assert line["trivial"] == pytest.approx(trivial.mean(), rel=1e-5)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("loss", ["bce", "info-nce", "supcon"])
 def test_images_without_a_partner_come_as_pairs_of_themselves(main, loss, share):
@@ -302,6 +317,8 @@ def test_impossible_options_are_named(run, capsys, options, message):
         ("--loss bce --normalize", "not for --loss bce"),
         ("--self-pairs 2", "--self-pairs must be from 0 to 1, got 2"),
         ("--self-pairs 1 --no-augment", "--self-pairs needs --augment"),
+        ("--self-pairs 1 --loss bce", "--self-pairs with --loss bce needs --train-on pairs"),
+        ("--self-pairs 1 --loss info-nce", "or a loss on batches: batch-hard, semi-hard, batch"),
         ("--epochs 0", "--epochs must be at least 1, got 0"),
         ("--start-epochs 2 --epochs 2", "below --epochs 2, got 2"),
     ],

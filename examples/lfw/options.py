@@ -68,6 +68,9 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
         parser.error("--normalize is not for --loss bce: its heads standardise what they compare")
     if not 0 <= args.self_pairs <= 1:
         parser.error(f"--self-pairs must be from 0 to 1, got {args.self_pairs}")
+    if args.self_pairs and args.train_on == "people" and args.loss in PAIR_LOSSES:
+        instead = f"--train-on pairs, or a loss on batches: {', '.join(BATCH_LOSSES)}"
+        parser.error(f"--self-pairs with --loss {args.loss} needs {instead}")
     if args.self_pairs and not args.augment:
         parser.error("--self-pairs needs --augment: two views of an image must differ")
     if args.epochs < 1:

@@ -134,7 +134,8 @@ def batches(
         groups.set_epoch(epoch)
         for chosen in groups:
             rows = task.rows[np.asarray(chosen)]
-            rows = np.concatenate([rows, _alone(args, rows, task.labels[rows])])
+            if args.self_pairs:
+                rows = np.concatenate([rows, _alone(args, rows, task.labels[rows])])
             yield rows, task.labels[rows]
         return
     positive = 1.0 if args.loss == "info-nce" else 0.5

@@ -43,7 +43,7 @@ def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer, d
     torch.manual_seed(hash((args.seed, epoch)) % 2**31 + RANK)
     labels = torch.from_numpy(task.labels).to(images.device)
     learner.train()
-    start, seen, losses, active = time.perf_counter(), 0, [], []
+    start, seen, losses, stats = time.perf_counter(), 0, [], []
     bar = tqdm(
         batches(args, task, epoch),
         f"epoch {epoch + 1}/{args.epochs}",
@@ -65,11 +65,11 @@ def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer, d
         doctor.step(**learner.seen, loss=loss)
         seen += PROCESSES * len(rows)
         losses.append(loss.detach())
-        active.append(learner.criterion.stats.active)
+        stats.append(learner.criterion.stats)
         if step % 10 == 0:
-            speed = seen / (time.perf_counter() - start)
+            speed, active = seen / (time.perf_counter() - start), stats[-1].active
             bar.set_postfix(
-                loss=f"{loss.item():.3f}", active=f"{active[-1]:.2f}", images_per_s=f"{speed:.0f}"
+                loss=f"{loss.item():.3f}", active=f"{active:.2f}", images_per_s=f"{speed:.0f}"
             )
     loss = torch.stack(losses).mean().item()
     if not math.isfinite(loss):
@@ -77,8 +77,8 @@ def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer, d
     return {
         "epoch": epoch + 1,
         "loss": loss,
-        "trivial": learner.criterion.stats.trivial.item(),
-        "active": torch.stack(active).mean().item(),
+        "trivial": torch.stack([batch.trivial for batch in stats]).nanmean().item(),
+        "active": torch.stack([batch.active for batch in stats]).nanmean().item(),
         "images": seen,
         "seconds": time.perf_counter() - start,
     }
