@@ -196,3 +196,14 @@ def test_the_real_views(real_lfw, real_source):
     assert (len(leaking), len(in_view2)) == (1689, 4281)
     with pytest.raises(ValueError, match="leaking"):
         view2.fold(0).check_training(images["train"])
+
+
+@pytest.mark.lfw
+def test_images_of_the_real_training_pairs_that_have_no_partner(real_lfw, request):
+    pairs = View1(real_lfw).train.pairs
+    images = {name for pair in pairs for name in pair[:2]}
+    partnered = {name for pair in pairs if pair[2] for name in pair[:2]}
+    counts = f"{len(images - partnered):,} of {len(images):,} images"
+    assert counts == "1,470 of 3,443 images"
+    page = (request.config.rootpath / "docs" / "lfw.md").read_text("utf-8")
+    assert f"{counts} have no partner" in page
