@@ -7,6 +7,9 @@ COMMANDS = {
     "gpu": "benchmarks.gpu.command",
     "doctor": "benchmarks.doctor.battery",
     "doctor-cost": "benchmarks.doctor.cost",
+    "lfw-table": "benchmarks.lfw_table",
+    "coverage": "benchmarks.coverage",
+    "judged": "benchmarks.judged",
 }
 
 

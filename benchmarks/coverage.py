@@ -1,7 +1,7 @@
 """Do 95 % intervals hold the truth 95 % of the time when pairs share people?
 
-    python benchmarks/coverage.py                     # about 15 minutes on one core
-    python benchmarks/coverage.py --draws 50 --out coverage.json
+    python -m benchmarks coverage                     # about 15 minutes on one core
+    python -m benchmarks coverage --draws 50 --out coverage.json
 
 Draws people with known error rates: unit embeddings around a centre of each person's own, some
 people more alike others than most (the first coordinate), some with more scattered images. The
@@ -10,7 +10,6 @@ and, between markers, the table in docs/judging.md.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import pages
 from siameselib.evaluation import pair_rates, tar_at_far
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "judging.md"
 OUT = ROOT / "benchmarks" / "results" / "coverage.json"
-BEGIN, END = "<!-- coverage:begin -->", "<!-- coverage:end -->"
 WIDTH = 12
 FARS = (0.05, 0.01)
 RATES = ("accuracy", "far", "frr")
@@ -162,15 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         task = partial(measure, draws=args.draws, seed=args.seed)
         rows = [row for part in pool.map(task, range(len(SCENARIOS))) for row in part]
     print(table(rows))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"seed": args.seed, "rows": rows}, indent=1) + "\n")
+    pages.write_json(args.out, {"seed": args.seed, "rows": rows})
     if args.out == OUT:
-        page = PAGE.read_text("utf-8")
-        above, rest = page.split(BEGIN)
-        below = rest.split(END)[1]
-        PAGE.write_text(f"{above}{BEGIN}\n\n{table(rows)}\n\n{END}{below}", "utf-8")
+        pages.update(PAGE, "coverage", table(rows))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

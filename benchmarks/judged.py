@@ -2,16 +2,19 @@
 
 python examples/lfw/judge.py runs/people/model.pt --data path/to/lfw --out runs/judged
 cp runs/judged/judged.json benchmarks/results/judged.json
-python benchmarks/judged.py
+python -m benchmarks judged
 """
 
+import argparse
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import Any
+
+from benchmarks import pages
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULT = ROOT / "docs" / "judging.md", ROOT / "benchmarks" / "results" / "judged.json"
-BEGIN, END = "<!-- judged:begin -->", "<!-- judged:end -->"
 
 
 def text(found: dict[str, Any]) -> str:
@@ -45,7 +48,7 @@ def text(found: dict[str, Any]) -> str:
         f"each met {who['n_gallery']} enrolled photographs; with one stranger in ten let through "
         f"(`dir_at_far`), {who['dir_at_far']['0.1']['value']:.1%} are.",
     ]
-    return "\n".join(lines)
+    return "\n".join(line if line.startswith("|") else fill(line, 100) for line in lines)
 
 
 def _interval(rate: dict[str, float], digits: int = 4) -> str:
@@ -54,14 +57,8 @@ def _interval(rate: dict[str, float], digits: int = 4) -> str:
     )
 
 
-def main() -> None:
-    """Write the page anew."""
-    page = PAGE.read_text("utf-8")
-    above, rest = page.split(BEGIN)
-    below = rest.split(END)[1]
-    found = text(json.loads(RESULT.read_text()))
-    PAGE.write_text(f"{above}{BEGIN}\n\n{found}\n\n{END}{below}", "utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def main(argv: list[str] | None = None) -> int:
+    """Write the page anew; return the exit status."""
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0]).parse_args(argv)
+    pages.update(PAGE, "judged", text(json.loads(RESULT.read_text())))
+    return 0

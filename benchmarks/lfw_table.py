@@ -5,23 +5,23 @@ Markdown table a protocol between the lines ``<!-- lfw-table:begin -->`` and
 ``<!-- lfw-table:end -->`` of each page. Runs whose commands differ only in ``--seed`` and
 ``--out`` share a row.
 
-    python benchmarks/lfw_table.py            write the pages
-    python benchmarks/lfw_table.py --check    say which pages are out of date, exit 1 if any is
+    python -m benchmarks lfw-table            write the pages
+    python -m benchmarks lfw-table --check    say which pages are out of date, exit 1 if any is
 """
 
 import argparse
 import json
 import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks import pages
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "lfw"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "lfw.md")
-BEGIN, END = "<!-- lfw-table:begin -->", "<!-- lfw-table:end -->"
 RECIPE = ("train_on", "loss", "head", "backbone", "image_size")
 MEASURED = ("n_pairs", "accuracy", "accuracy_se", "auc", "eer", "seconds", "device")
 PER_RUN = re.compile(r"\s--(?:seed|out)[ =]\S+")  # what may differ between runs of one row
@@ -103,16 +103,6 @@ def _row(row: list[Result]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def insert(page: str, content: str) -> str:
-    """Put the content between the page's two marker lines."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"the page must hold {BEGIN} and then {END}, each once")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    middle = f"\n\n{content}\n\n" if content else "\n"
-    return f"{before}{BEGIN}{middle}{END}{after}"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write or check the pages; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -121,15 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     content = table(read(RESULTS))
     stale = False
     for path in PAGES:
-        old = path.read_text(encoding="utf-8")
-        new = insert(old, content)
-        if new != old:
+        if pages.update(path, "lfw-table", content, write=not check):
             stale = True
             print(f"{path}: {'out of date' if check else 'written'}")
-            if not check:
-                path.write_text(new, encoding="utf-8")
     return int(check and stale)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -84,29 +84,16 @@ def test_names_the_file_and_what_it_lacks(tmp_path):
         lfw_table.read(tmp_path)
 
 
-def test_insert_replaces_only_what_is_between_the_markers():
-    page = f"above\n{lfw_table.BEGIN}\nold\n{lfw_table.END}\nbelow\n"
-    once = lfw_table.insert(page, "new")
-    assert once == f"above\n{lfw_table.BEGIN}\n\nnew\n\n{lfw_table.END}\nbelow\n"
-    assert lfw_table.insert(once, "new") == once
-    assert lfw_table.insert(once, "") == f"above\n{lfw_table.BEGIN}\n{lfw_table.END}\nbelow\n"
-
-
-@pytest.mark.parametrize("page", ["", lfw_table.BEGIN, f"{lfw_table.END}{lfw_table.BEGIN}"])
-def test_insert_refuses_a_page_without_its_markers(page):
-    with pytest.raises(ValueError, match="must hold"):
-        lfw_table.insert(page, "x")
-
-
 def test_writes_then_finds_nothing_to_do(results, tmp_path, monkeypatch, capsys):
+    empty = "<!-- lfw-table:begin -->\n<!-- lfw-table:end -->"
     pages = [tmp_path / "README.md", tmp_path / "lfw.md"]
     for page in pages:
-        page.write_text(f"# Title\n\n{lfw_table.BEGIN}\n{lfw_table.END}\n")
+        page.write_text(f"# Title\n\n{empty}\n")
     monkeypatch.setattr(lfw_table, "PAGES", pages)
     monkeypatch.setattr(lfw_table, "RESULTS", results)
     assert lfw_table.main(["--check"]) == 1
     assert "out of date" in capsys.readouterr().out
-    assert lfw_table.BEGIN + "\n" + lfw_table.END in pages[0].read_text()
+    assert empty in pages[0].read_text()
     assert lfw_table.main([]) == 0
     assert "| people |" in pages[1].read_text()
     assert lfw_table.main(["--check"]) == 0

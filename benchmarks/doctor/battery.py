@@ -7,22 +7,21 @@ every loss, on points and on drawings. Writes every outcome as JSON and the tabl
 """
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
 
 import siameselib as sl
+from benchmarks import pages
 from benchmarks.doctor.data_faults import DATA, Redrawn, pk_batches
 from benchmarks.doctor.faults import TRAINING
 from benchmarks.doctor.script import LOSSES, TRAIN, Script, people, small_net
 from siameselib.diagnostics import Report
-
-BEGIN, END = "<!-- battery:begin -->", "<!-- battery:end -->"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,15 +64,11 @@ def main(argv: list[str] | None = None) -> int:
         "faults": faults,
         "healthy": healthy,
     }
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "battery.json").write_text(json.dumps(result, indent=1) + "\n")
+    pages.write_json(Path(args.out) / "battery.json", result)
     text = table(result)
     print(text)
     if args.page:
-        page = Path(args.page)
-        before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+        pages.update(Path(args.page), "battery", text)
     return int(sensitivity < 0.95 or alarms > 0.05)
 
 
@@ -118,10 +113,13 @@ def table(result: dict[str, Any]) -> str:
     faults, healthy = result["faults"], result["healthy"]
     found, first = (sum(row[word] for row in faults) for word in ("found", "first"))
     alarmed = sum(bool(row["findings"]) for row in healthy)
-    lines = [
+    summary = (
         f"Planted faults found: {found} of {len(faults)} ({found / len(faults):.1%}); named first "
         f"on the card: {first}. Healthy runs with a finding: {alarmed} of {len(healthy)} "
-        f"({alarmed / len(healthy):.1%}); seeds {result['seeds']}.",
+        f"({alarmed / len(healthy):.1%}); seeds {result['seeds']}."
+    )
+    lines = [
+        fill(summary, 100),
         "",
         "| finding | planted | found | first |",
         "|---|---|---|---|",

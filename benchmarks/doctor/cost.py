@@ -8,7 +8,6 @@ the steps that the doctor looks at, one in 25 after the first sixty, and of thos
 """
 
 import argparse
-import json
 import platform
 import statistics
 import time
@@ -20,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 import siameselib as sl
+from benchmarks import pages
 from benchmarks.doctor.script import small_net
 
-BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 FIRST, EVERY = 60, 25  # the doctor's defaults: looked at more closely, and one step in so many
 
 
@@ -61,15 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     rows = [measure(net, args.rounds) for net in NETS]
     result = {"version": sl.__version__, "torch": torch.__version__, "rows": rows}
     result["machine"] = f"one core, {platform.machine()}"
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "cost.json").write_text(json.dumps(result, indent=1) + "\n")
+    pages.write_json(Path(args.out) / "cost.json", result)
     text = table(rows)
     print(text)
     if args.page:
-        page = Path(args.page)
-        before, _, rest = page.read_text("utf-8").partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
+        pages.update(Path(args.page), "cost", text)
     return int(not all(cheap(row) for row in rows))
 
 
