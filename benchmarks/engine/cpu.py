@@ -12,12 +12,12 @@ again, so that the run can be stopped and taken up.
 """
 
 import argparse
+import functools
 import json
-import os
+import multiprocessing
 import platform
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ import torch
 
 import siameselib as sl
 from benchmarks.engine import tables
-from benchmarks.engine.peers import CASES, PEERS, peer
-from benchmarks.engine.worker import LIMIT, batch
+from benchmarks.engine.peers import CASES, PACKAGES, PEERS, peer
+from benchmarks.engine.worker import LIMIT, batch, serve
 from siameselib.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,69 +76,86 @@ def measure(
     case: str, size: tuple[int, int, int], peers: list[str], seconds: float, threads: int
 ) -> list[Cell]:
     """Let the peers run in turn for about ``seconds`` each, at least three times if they can."""
-    command = [sys.executable, "-m", "benchmarks.engine.worker", case]
-    workers = {}
-    for name in peers:
-        workers[name] = subprocess.Popen(
-            [*command, name, *map(str, size)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        )
-    for worker in workers.values():
-        worker.stdout.readline()
-    times: dict[str, list[float]] = {name: [] for name in peers}
-    running = set(peers)
+    workers = {name: Worker(case, name, size, threads) for name in peers}
+    running = list(workers.values())
     while running:
-        for name in peers:
-            if name not in running:
-                continue
-            worker = workers[name]
-            try:
-                print(file=worker.stdin, flush=True)
-                answer = worker.stdout.readline()
-            except BrokenPipeError:
-                answer = ""
-            if not answer:
-                running.discard(name)
-                continue
-            times[name].append(float(answer))
-            spent = sum(times[name])
-            if spent > seconds and (len(times[name]) >= 4 or spent > 10 * seconds):
-                running.discard(name)
-    cells = []
-    for name, worker in workers.items():
-        rest, trouble = worker.communicate()
-        cell: Cell = {"case": case, "peer": name, "rows": size[0], "per_class": size[1]}
-        cell |= {"width": size[2], "threads": threads}
-        if rest.strip():
-            taken = times[name][1:] or times[name]  # the first call warms up
-            cell |= {"seconds": statistics.median(taken), "calls": len(taken)}
-            cell |= {"bytes": int(rest)}
-        else:
-            cell["failed"] = _reason(trouble)
-        cells.append(cell)
-    return cells
+        for worker in running:
+            worker.run()
+        running = [worker for worker in running if not worker.done(seconds)]
+    described = dict(zip(KEY[:4], (case, *size), strict=True)) | {"threads": threads}
+    described["commit"] = commit()
+    return [described | {"peer": name} | worker.end() for name, worker in workers.items()]
+
+
+class Worker:
+    """A process that runs one peer on request."""
+
+    def __init__(self, case: str, name: str, size: tuple[int, int, int], threads: int) -> None:
+        """Fork it from a process that has loaded every library, and wait until it is ready."""
+        forking = multiprocessing.get_context("forkserver")
+        forking.set_forkserver_preload(["benchmarks.engine.worker", *PACKAGES.values()])
+        self.pipe, theirs = forking.Pipe()
+        self.process = forking.Process(target=serve, args=(theirs, case, name, size, threads))
+        self.process.start()
+        theirs.close()
+        self.times: list[float] = []
+        self.trouble = ""
+        self.hear()
+
+    def hear(self) -> Any:
+        """Wait for its answer; text is what went wrong."""
+        try:
+            answer = self.pipe.recv()
+        except EOFError:
+            answer = "killed"
+        if isinstance(answer, str):
+            self.trouble = answer
+        return answer
+
+    def run(self) -> None:
+        """Let it run forward and backward once."""
+        if not self.trouble:
+            self.pipe.send(True)
+            answer = self.hear()
+            if not self.trouble:
+                self.times.append(answer)
+
+    def done(self, seconds: float) -> bool:
+        """Whether it has run often or long enough, or cannot run."""
+        spent = sum(self.times)
+        enough = spent > seconds and (len(self.times) >= 4 or spent > 10 * seconds)
+        return enough or bool(self.trouble)
+
+    def end(self) -> Cell:
+        """Stop it and give what was measured."""
+        memory = 0
+        if not self.trouble:
+            self.pipe.send(False)
+            memory = self.hear()
+        self.process.join()
+        if self.trouble:
+            return {"failed": _reason(self.trouble)}
+        taken = self.times[1:] or self.times  # the first call warms up
+        return {"seconds": statistics.median(taken), "calls": len(taken), "bytes": memory}
 
 
 def _reason(trouble: str) -> str:
-    last = trouble.strip().splitlines()[-1] if trouble.strip() else "killed"
+    last = trouble.strip().splitlines()[-1]
     short = "memory" in last.lower() or "alloc" in last.lower() or last == "killed"
     return f"needs more than {LIMIT >> 30} GiB" if short else last[:200]
 
 
-def grid(full: bool) -> list[tuple[str, tuple[int, int, int]]]:
-    """Order the cells: what the must-show table needs first."""
-    sizes, widths = (SIZES_FULL, (128, 512)) if full else (SIZES, (128,))
+def grid(args: argparse.Namespace) -> list[tuple[str, tuple[int, int, int]]]:
+    """Order the cells that are asked for: what the must-show table needs first."""
+    sizes = args.rows or (SIZES_FULL if args.full else SIZES)
+    widths = args.width or ((128, 512) if args.full else (128,))
+    counts = args.per_class or ((8, 4) if args.full else (8,))
     return [
         (case, (rows, per_class, width))
         for width in widths
-        for per_class in ((8, 4) if full else (8,))
+        for per_class in counts
         for rows in sizes
-        for case in CASES
+        for case in args.case or CASES
     ]
 
 
@@ -169,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--full", action="store_true", help="all sizes, M = 4 and 8, D = 128, 512")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this loss")
-    parser.add_argument("--rows", action="append", type=int, help="only this batch size")
+    parser.add_argument("--rows", action="append", type=int, help="only this batch size, B")
+    parser.add_argument("--per-class", action="append", type=int, help="rows of a class, M")
+    parser.add_argument("--width", action="append", type=int, help="only this width, D")
     parser.add_argument("--seconds", type=float, default=2.0, help="for a peer in a cell")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -184,8 +203,7 @@ def main(argv: list[str] | None = None) -> int:
             kept["parity"][case] = parity(case)
         kept["machine"] = machine(args.threads)
         cells = {key(cell): cell for cell in kept["cells"]}
-        tasks = [task for task in grid(args.full) if task[0] in (args.case or CASES)]
-        tasks = [task for task in tasks if task[1][0] in (args.rows or [task[1][0]])]
+        tasks = grid(args)
         tasks += [(case, LARGEST[case]) for case in args.case or LARGEST if case in LARGEST]
         for case, size in tasks:
             errors = kept["parity"][case]
@@ -232,6 +250,13 @@ def describe(cell: Cell) -> str:
     return f"{what} {1e3 * cell['seconds']:10.2f} ms {cell['bytes'] / 2**20:9.1f} MiB"
 
 
+@functools.cache
+def commit() -> str:
+    """Name the commit that is measured, with a + if something was changed since."""
+    describe = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    return subprocess.run(describe, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+
 def machine(threads: int) -> dict[str, Any]:
     """Say what this was measured on."""
     model = platform.processor()
@@ -239,12 +264,6 @@ def machine(threads: int) -> dict[str, Any]:
     if info.exists():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    ).stdout.strip()
     versions = {"siameselib": sl.__version__, "torch": torch.__version__}
     from importlib import metadata
 
@@ -257,6 +276,5 @@ def machine(threads: int) -> dict[str, Any]:
         "processor": model,
         "threads": threads,
         "versions": versions | {"python": platform.python_version()},
-        "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -27,9 +27,11 @@ def text(kept: dict[str, Any]) -> str:
     """Draw the page: machine, promises, and one table a loss."""
     machine = kept["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    commits = sorted({f"`{cell['commit']}`" for cell in kept["cells"] if "commit" in cell})
     lines = [
-        f"Measured {machine['date']} on {machine['processor']}, {machine['threads']} threads, "
-        f"commit `{machine['commit']}`; {versions}.",
+        f"Measured until {machine['date']} on {machine['processor']}, {machine['threads']} "
+        f"threads, at {', '.join(commits) or 'no commit yet'} (engine.json says which cell at "
+        f"which); {versions}.",
         "Forward and backward, median, the peers in turn in one process each; memory is how far "
         "the process's peak grew. Batches of unit vectors in noisy clusters, margin 0.2, "
         "temperature 0.1.",

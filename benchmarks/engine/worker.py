@@ -1,15 +1,14 @@
-"""One peer on one problem in a fresh process.
+"""One peer on one problem in a process of its own, forked from one that has loaded the libraries.
 
-    python -m benchmarks.engine.worker CASE PEER B M D
-
-Prints "ready", then for every line that comes in runs forward and backward once and prints the
-seconds; at the end of the input prints the growth of the peak memory in bytes. So peers can be
-timed in turn, and each one's memory is its own.
+It answers None when it is ready; then for every True that comes it runs forward and backward once
+and answers the seconds; a False ends it, and it answers the growth of its peak memory in bytes. So
+peers can be timed in turn, and each one's memory is its own. Text is what went wrong.
 """
 
 import resource
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -45,10 +44,18 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main() -> None:
-    """Serve the requests on standard input."""
-    case, name = sys.argv[1:3]
-    rows, per_class, width = map(int, sys.argv[3:6])
+def serve(
+    parent: Connection, case: str, name: str, size: tuple[int, int, int], threads: int
+) -> None:
+    """Answer the parent's requests until it has enough."""
+    torch.set_num_threads(threads)
+    try:
+        _serve(parent, case, name, *size)
+    except Exception as error:
+        parent.send(f"{type(error).__name__}: {error}")
+
+
+def _serve(parent: Connection, case: str, name: str, rows: int, per_class: int, width: int) -> None:
     loss = peer(case, name)
     for _ in range(2):  # what libraries load and keep at their first call is not the loss's
         x, labels = batch(64, 4, width)
@@ -58,14 +65,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     forget_peak()
     before = peak()
-    print("ready", flush=True)
-    for _ in sys.stdin:
+    parent.send(None)
+    while parent.recv():
         x.grad = None
         start = time.perf_counter()
         loss(x, labels).backward()
-        print(time.perf_counter() - start, flush=True)
-    print(peak() - before, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        parent.send(time.perf_counter() - start)
+    parent.send(peak() - before)
