@@ -17,7 +17,6 @@ import siameselib as sl
 from siameselib import kernels
 
 FOLDER = Path(__file__).parent
-OLD_INTERPRETER = "ignore:Conversion of an array with ndim:DeprecationWarning"
 INTERPRETED = sorted((FOLDER / "interpreted").glob("test_*.py"))
 
 
@@ -26,7 +25,7 @@ def test_in_the_interpreter(file):
     pytest.importorskip("triton", reason="triton is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [*command, "-W", OLD_INTERPRETER, str(file)],
+        [*command, str(file)],
         cwd=FOLDER.parent,
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,

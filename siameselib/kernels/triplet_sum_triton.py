@@ -88,9 +88,9 @@ def sweep(
 def narrow_cut(d: int, precision: str) -> Cut:
     """Choose the tiles for vectors of d entries; what compares thresholds needs registers."""
     chosen = cut(d, precision)
-    most = 32 if chosen.width <= 128 else 16
-    shape = chosen.shape._replace(columns=min(chosen.shape.columns, most))
-    return chosen._replace(shape=shape)
+    shape, wide = chosen.shape, chosen.width > 128
+    shape = shape._replace(columns=min(shape.columns, 16 if wide else 32))
+    return chosen._replace(shape=shape._replace(chunk=32) if wide else shape)
 
 
 def pull_constants(d: int) -> dict[str, int]:

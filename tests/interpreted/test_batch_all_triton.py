@@ -7,11 +7,7 @@ import siameselib as sl
 from siameselib.kernels import triplet_sum_triton
 from siameselib.kernels.triplet_sum import triplet_sum
 
-pytestmark = [
-    pytest.mark.usefixtures("poisoned"),
-    # What Triton 3.6 does itself to go through a loop.
-    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim"),
-]
+pytestmark = pytest.mark.usefixtures("poisoned")
 KINDS = ["hinge", "window", "soft"]
 
 

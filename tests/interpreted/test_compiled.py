@@ -9,8 +9,6 @@ import torch
 
 import siameselib as sl
 
-# What Triton 3.6 does itself to go through a loop.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
 LOSSES = {
     "batch-hard": sl.BatchHardTripletLoss,
     "semi-hard": lambda **k: sl.SemiHardTripletLoss(max_positives=3, **k),

@@ -15,8 +15,6 @@ from siameselib.functional import (
 )
 from siameselib.kernels import logsumexp_triton, pair_sum_triton
 
-# What Triton 3.6 does itself to go through a loop.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
 LOSSES = {
     "SupCon": sup_con_loss,
     "SupCon, cold": lambda *a, **k: sup_con_loss(*a, temperature=0.02, **k),
