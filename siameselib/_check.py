@@ -68,9 +68,9 @@ def choice(where: str, name: str, value: object, options: Sequence[str]) -> None
         raise refuse(where, name, "be one of " + ", ".join(map(repr, options)), repr(value))
 
 
-def positive(where: str, name: str, value: float) -> None:
-    """Refuse a number that is not above zero (and finite)."""
-    if not 0 < value < float("inf"):
+def positive(where: str, name: str, value: object) -> None:
+    """Refuse what is not a number above zero (and finite)."""
+    if not 0 < real(where, name, value) < float("inf"):
         raise refuse(where, name, "be positive and finite", value)
 
 
@@ -85,6 +85,8 @@ def integer(where: str, name: str, value: object, least: int) -> int:
 
 def real(where: str, name: str, value: object) -> float:
     """Refuse what is not one number; NumPy's and tensors of one become Python's."""
+    if isinstance(value, Real):  # first: what torch.compile traces as a number has no size
+        return float(value)
     if getattr(value, "size", None) == 1 or (isinstance(value, Tensor) and value.numel() == 1):
         value = value.item()  # type: ignore[attr-defined]
     if not isinstance(value, Real):
@@ -100,9 +102,9 @@ def number(where: str, name: str, value: object) -> float:
     return found
 
 
-def between(where: str, name: str, value: float, least: float, below: float) -> None:
-    """Refuse a number that is not in [least, below)."""
-    if not least <= value < below:
+def between(where: str, name: str, value: object, least: float, below: float) -> None:
+    """Refuse what is not a number in [least, below)."""
+    if not least <= real(where, name, value) < below:
         raise refuse(where, name, f"lie in [{least:g}, {below:.4g})", value)
 
 

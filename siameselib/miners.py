@@ -8,10 +8,16 @@ and returns :class:`siameselib.functional.Triplets`, index tensors: plain PyTorc
 import torch
 from torch import Tensor, nn
 
+from siameselib import _check
 from siameselib.functional.easy_mining import mine_easy_positive, mine_hardest_negatives
-from siameselib.functional.mining import Triplets, mine_batch_hard, mine_semi_hard
+from siameselib.functional.mining import (
+    Triplets,
+    check_max_positives,
+    mine_batch_hard,
+    mine_semi_hard,
+)
 from siameselib.functional.pair_mining import PairBounds, mine_multi_similarity
-from siameselib.functional.sampled_mining import mine_distance_weighted
+from siameselib.functional.sampled_mining import check_draws, mine_distance_weighted
 from siameselib.losses._show import show
 
 __all__ = [
@@ -88,6 +94,7 @@ class DistanceWeightedMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_draws("DistanceWeightedMiner", cutoff, nonzero_loss_cutoff, max_positives)
         self.cutoff = cutoff
         self.nonzero_loss_cutoff = nonzero_loss_cutoff
         self.max_positives = max_positives
@@ -203,6 +210,7 @@ class HardestNegativesMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.integer("HardestNegativesMiner", "k", k, 1)
         self.k = k
         self.positive = positive
         self.metric = metric
@@ -254,6 +262,7 @@ class MultiSimilarityMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.number("MultiSimilarityMiner", "epsilon", epsilon)
         self.epsilon = epsilon
         self.metric = metric
         self.validate = validate
@@ -305,6 +314,7 @@ class SemiHardMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_max_positives("SemiHardMiner", max_positives)
         self.metric = metric
         self.fallback = fallback
         self.max_positives = max_positives

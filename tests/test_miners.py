@@ -196,7 +196,7 @@ def test_compact_feeds_pml(make, keywords):
 
 
 def test_semi_hard_is_not_asked_for_no_positives():
-    with pytest.raises(ValueError, match="max_positives must be at least 1, or None, got 0"):
+    with pytest.raises(ValueError, match="max_positives must be at least 1, got 0"):
         sl.SemiHardMiner(max_positives=0)(*random_batch())
 
 

@@ -77,9 +77,11 @@ def labelled_batch(
     _check.same_device(where, "ref", ref, "ref_labels", ref_labels)
     if validate:
         _check.finite(where, "ref", ref)
-    if ref_offset is not None and not 0 <= ref_offset <= len(ref) - len(embeddings):
-        expected = f"lie in [0, {len(ref) - len(embeddings)}], the batch being part of ref"
-        raise _check.refuse(where, "ref_offset", expected, ref_offset)
+    if ref_offset is not None:
+        _check.integer(where, "ref_offset", ref_offset, 0)
+        if ref_offset > len(ref) - len(embeddings):
+            expected = f"lie in [0, {len(ref) - len(embeddings)}], the batch being part of ref"
+            raise _check.refuse(where, "ref_offset", expected, ref_offset)
     return Batch(x, labels, at_least_float32(ref), ref_labels, ref_offset)
 
 

@@ -200,9 +200,7 @@ def batch_contrastive_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`batch_contrastive_loss` and what it saw."""
     where = "batch_contrastive_loss"
-    _check.positive(where, "margin", margin)
-    if not 0 <= positive_margin < math.inf:
-        raise _check.refuse(where, "positive_margin", "be finite and at least 0", positive_margin)
+    check_margins(where, margin, positive_margin)
     power = " squared" if squared else ""
     sums = summed(
         where,
@@ -263,6 +261,13 @@ def batch_bce_pair_with_stats(
         ref_offset=ref_offset,
     )
     return sums.loss, pair_stats(sums, _entropy)
+
+
+def check_margins(where: str, margin: float, positive_margin: float) -> None:
+    """Refuse margins that :func:`batch_contrastive_loss` does not take."""
+    _check.positive(where, "margin", margin)
+    if not 0 <= _check.real(where, "positive_margin", positive_margin) < math.inf:
+        raise _check.refuse(where, "positive_margin", "be finite and at least 0", positive_margin)
 
 
 # what the best constant answer loses, given the share of positives

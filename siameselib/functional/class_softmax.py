@@ -227,9 +227,8 @@ def arc_face_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`arc_face_loss` and what it saw."""
     where = "arc_face_loss"
-    _check.between(where, "margin", margin, 0, math.pi)
+    check_arc_face(where, margin, scale)
     _check.choice(where, "beyond", beyond, BEYOND)
-    check_scale(where, scale)
     batch = class_batch(
         where,
         embeddings,
@@ -258,8 +257,7 @@ def cos_face_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`cos_face_loss` and what it saw."""
     where = "cos_face_loss"
-    _check.between(where, "margin", margin, 0, 2)
-    check_scale(where, scale)
+    check_cos_face(where, margin, scale)
     batch = class_batch(
         where,
         embeddings,
@@ -299,6 +297,18 @@ def normalized_softmax_with_stats(
     )
     target = scale * (1 - batch.classes.distance)
     return softmax_loss(where, batch, target, len(weight), 0.0, reduction)
+
+
+def check_arc_face(where: str, margin: float, scale: float) -> None:
+    """Refuse numbers that :func:`arc_face_loss` does not take."""
+    _check.between(where, "margin", margin, 0, math.pi)
+    check_scale(where, scale)
+
+
+def check_cos_face(where: str, margin: float, scale: float) -> None:
+    """Refuse numbers that :func:`cos_face_loss` does not take."""
+    _check.between(where, "margin", margin, 0, 2)
+    check_scale(where, scale)
 
 
 def softmax_loss(

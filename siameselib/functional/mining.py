@@ -203,8 +203,8 @@ def check_semi_hard(where: str, fallback: str, max_positives: int | None) -> Non
 
 def check_max_positives(where: str, max_positives: int | None) -> None:
     """Refuse a number of positives below 1."""
-    if max_positives is not None and max_positives < 1:
-        raise _check.refuse(where, "max_positives", "be at least 1, or None", max_positives)
+    if max_positives is not None:
+        _check.integer(where, "max_positives", max_positives, 1)
 
 
 def mined(

@@ -212,13 +212,16 @@ def as_numbers(
 ) -> Tensor:
     """Return numbers and 0-d tensors as one vector, float64 for the sums over many pairs."""
     _check.tensor(where, "embeddings", embeddings)
+    names = names or [f"parameters[{k}]" for k in range(len(values))]
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, Tensor):
+            _check.number(where, name, value)
     if embeddings.device.type == "cpu" and not any(isinstance(each, Tensor) for each in values):
         return torch.tensor(values, dtype=torch.float64)
     numbers = []
-    for k, value in enumerate(values):
+    for name, value in zip(names, values, strict=True):
         if not isinstance(value, Tensor):
             value = torch.full((), value, dtype=torch.float64, device=embeddings.device)
-        name = names[k] if names else f"parameters[{k}]"
         if value.ndim:
             raise _check.refuse(where, name, "be a number or 0-d", tuple(value.shape))
         _check.same_device(where, "embeddings", embeddings, name, value)

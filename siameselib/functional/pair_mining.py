@@ -128,8 +128,7 @@ def mine_multi_similarity(
     """
     where = "mine_multi_similarity"
     _check.choice(where, "metric", metric, BATCH_METRICS)
-    if not abs(epsilon) < float("inf"):
-        raise _check.refuse(where, "epsilon", "be finite", epsilon)
+    _check.number(where, "epsilon", epsilon)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     batch = batch._replace(x=batch.x.detach(), ref=batch.ref.detach())
     _, positive, negative, valid = hardest_triplets(batch, metric, backend)

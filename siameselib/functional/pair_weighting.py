@@ -197,12 +197,7 @@ def multi_similarity_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`multi_similarity_loss` and what it saw."""
     where = "multi_similarity_loss"
-    _check.positive(where, "alpha", alpha)
-    _check.positive(where, "beta", beta)
-    if not -1 <= base <= 1:
-        raise _check.refuse(where, "base", "lie in [-1, 1]", base)
-    if epsilon is not None:
-        _check.positive(where, "epsilon", epsilon)
+    check_multi_similarity(where, alpha, beta, base, epsilon)
     _check.choice(where, "reduction", reduction, REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
@@ -237,9 +232,7 @@ def circle_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`circle_loss` and what it saw."""
     where = "circle_loss"
-    if not 0 < margin < 1:
-        raise _check.refuse(where, "margin", "lie in (0, 1)", margin)
-    _check.positive(where, "gamma", gamma)
+    check_circle(where, margin, gamma)
     _check.choice(where, "reduction", reduction, REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
@@ -252,6 +245,25 @@ def circle_with_stats(
         valid = (seen.positives > 0) & (seen.negatives > 0)
         stats = similarity_stats(seen, valid, losses, partial(_circle_collapsed, margin, gamma))
         return reduce_batch(where, losses, valid, reduction), stats
+
+
+def check_multi_similarity(
+    where: str, alpha: float, beta: float, base: float, epsilon: float | None
+) -> None:
+    """Refuse numbers that :func:`multi_similarity_loss` does not take."""
+    _check.positive(where, "alpha", alpha)
+    _check.positive(where, "beta", beta)
+    if not -1 <= _check.real(where, "base", base) <= 1:
+        raise _check.refuse(where, "base", "lie in [-1, 1]", base)
+    if epsilon is not None:
+        _check.positive(where, "epsilon", epsilon)
+
+
+def check_circle(where: str, margin: float, gamma: float) -> None:
+    """Refuse numbers that :func:`circle_loss` does not take."""
+    if not 0 < _check.real(where, "margin", margin) < 1:
+        raise _check.refuse(where, "margin", "lie in (0, 1)", margin)
+    _check.positive(where, "gamma", gamma)
 
 
 # what a collapsed model loses

@@ -123,8 +123,8 @@ def bce_pair_with_stats(
         raise _check.refuse(where, "logits", "have shape (n,)", tuple(logits.shape))
     if not logits.is_floating_point():
         raise _check.refuse(where, "logits", "be floating point", logits.dtype, TypeError)
+    check_weight(where, pos_weight)
     weight = 1.0 if pos_weight is None else pos_weight
-    _check.positive(where, "pos_weight", weight)
     positive = _is_positive(where, same, len(logits))
     with torch.autocast(logits.device.type, enabled=False):
         z = at_least_float32(logits)
@@ -134,6 +134,12 @@ def bce_pair_with_stats(
         trivial = -torch.xlogy(weight * share, answer) - torch.xlogy(1 - share, 1 - answer)
         stats = _pair_stats(losses, -z, positive, trivial)
         return reduce(where, losses, None, reduction), stats
+
+
+def check_weight(where: str, pos_weight: float | None) -> None:
+    """Refuse a weight that :func:`bce_pair_loss` does not take."""
+    if pos_weight is not None:
+        _check.positive(where, "pos_weight", pos_weight)
 
 
 def _is_positive(where: str, same: Tensor, n: int) -> Tensor:

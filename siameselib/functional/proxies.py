@@ -194,8 +194,7 @@ def proxy_anchor_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`proxy_anchor_loss` and what it saw."""
     where = "proxy_anchor_loss"
-    _check.between(where, "margin", margin, 0, 1)
-    check_scale(where, alpha, "alpha")
+    check_proxy_anchor(where, margin, alpha)
     batch = class_batch(
         where,
         embeddings,
@@ -216,6 +215,12 @@ def proxy_anchor_with_stats(
     trivial = partial(_apart, members, present, len(labels), shift)
     idle = not len(labels)
     return reduce_classes(where, batch, losses, number, trivial, reduction, idle=idle)
+
+
+def check_proxy_anchor(where: str, margin: float, alpha: float) -> None:
+    """Refuse numbers that :func:`proxy_anchor_loss` does not take."""
+    _check.between(where, "margin", margin, 0, 1)
+    check_scale(where, alpha, "alpha")
 
 
 # what a model loses that has collapsed, or all of whose cosines are 0

@@ -78,11 +78,7 @@ def mine_distance_weighted(
         negatives where none is near enough; here such anchors are left out.
     """
     where = "mine_distance_weighted"
-    if not 0 < cutoff < nonzero_loss_cutoff <= 2:
-        got = f"cutoff = {cutoff}, nonzero_loss_cutoff = {nonzero_loss_cutoff}"
-        expected = "be such that 0 < cutoff < nonzero_loss_cutoff <= 2"
-        raise _check.refuse(where, "cutoffs", expected, got)
-    check_max_positives(where, max_positives)
+    check_draws(where, cutoff, nonzero_loss_cutoff, max_positives)
 
     def choose(batch: Batch) -> Triplets:
         if generator is not None and generator.device != batch.x.device:
@@ -110,3 +106,16 @@ def mine_distance_weighted(
     return mined(
         where, choose, (embeddings, labels, ref, ref_labels, ref_offset), "cosine", validate
     )
+
+
+def check_draws(
+    where: str, cutoff: float, nonzero_loss_cutoff: float, max_positives: int | None
+) -> None:
+    """Refuse numbers that :func:`mine_distance_weighted` does not take."""
+    least = _check.real(where, "cutoff", cutoff)
+    most = _check.real(where, "nonzero_loss_cutoff", nonzero_loss_cutoff)
+    if not 0 < least < most <= 2:
+        got = f"cutoff = {cutoff}, nonzero_loss_cutoff = {nonzero_loss_cutoff}"
+        expected = "be such that 0 < cutoff < nonzero_loss_cutoff <= 2"
+        raise _check.refuse(where, "cutoffs", expected, got)
+    check_max_positives(where, max_positives)

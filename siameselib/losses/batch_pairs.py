@@ -13,6 +13,7 @@ from siameselib.functional.batch_pairs import (
     SCALE,
     batch_bce_pair_with_stats,
     batch_contrastive_with_stats,
+    check_margins,
 )
 from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
@@ -45,6 +46,7 @@ class BatchContrastiveLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_margins("BatchContrastiveLoss", margin, positive_margin)
         self.margin = margin
         self.positive_margin = positive_margin
         self.squared = squared

@@ -6,8 +6,10 @@ The maths is in :mod:`siameselib.functional.batch_triplets` and
 
 from torch import Tensor, nn
 
+from siameselib import _check
 from siameselib.functional.all_triplets import batch_all_with_stats
 from siameselib.functional.batch_triplets import batch_hard_with_stats, semi_hard_with_stats
+from siameselib.functional.mining import check_max_positives
 from siameselib.functional.stats import Stats
 from siameselib.losses._show import show
 
@@ -36,6 +38,7 @@ class BatchAllTripletLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.positive("BatchAllTripletLoss", "margin", margin)
         self.margin = margin
         self.metric = metric
         self.soft = soft
@@ -98,6 +101,7 @@ class BatchHardTripletLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.positive("BatchHardTripletLoss", "margin", margin)
         self.margin = margin
         self.metric = metric
         self.soft = soft
@@ -160,6 +164,8 @@ class SemiHardTripletLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.positive("SemiHardTripletLoss", "margin", margin)
+        check_max_positives("SemiHardTripletLoss", max_positives)
         self.margin = margin
         self.metric = metric
         self.soft = soft

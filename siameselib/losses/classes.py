@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from siameselib import _check
 from siameselib.functional.class_softmax import (
     arc_face_with_stats,
+    check_arc_face,
+    check_cos_face,
     cos_face_with_stats,
     normalized_softmax_with_stats,
 )
-from siameselib.functional.classes import class_logits
-from siameselib.functional.proxies import proxy_anchor_with_stats, proxy_nca_with_stats
+from siameselib.functional.classes import check_scale, class_logits
+from siameselib.functional.proxies import (
+    check_proxy_anchor,
+    proxy_anchor_with_stats,
+    proxy_nca_with_stats,
+)
 from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
 
@@ -55,6 +61,7 @@ class ArcFaceLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_arc_face("ArcFaceLoss", margin, scale)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin = margin
@@ -131,6 +138,7 @@ class CosFaceLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_cos_face("CosFaceLoss", margin, scale)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin = margin
@@ -203,6 +211,7 @@ class NormalizedSoftmaxLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_scale("NormalizedSoftmaxLoss", temperature, "temperature", inverse=1)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.temperature = temperature
@@ -267,6 +276,7 @@ class ProxyAnchorLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_proxy_anchor("ProxyAnchorLoss", margin, alpha)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin = margin
@@ -340,6 +350,7 @@ class ProxyNCALoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_scale("ProxyNCALoss", temperature, "temperature", inverse=2)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.temperature = temperature

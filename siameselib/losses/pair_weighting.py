@@ -6,8 +6,14 @@ The maths is in :mod:`siameselib.functional.pair_weighting` and
 
 from torch import Tensor, nn
 
+from siameselib import _check
 from siameselib.functional.lifted import lifted_structure_with_stats
-from siameselib.functional.pair_weighting import circle_with_stats, multi_similarity_with_stats
+from siameselib.functional.pair_weighting import (
+    check_circle,
+    check_multi_similarity,
+    circle_with_stats,
+    multi_similarity_with_stats,
+)
 from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
 
@@ -37,6 +43,7 @@ class CircleLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_circle("CircleLoss", margin, gamma)
         self.margin = margin
         self.gamma = gamma
         self.reduction = reduction
@@ -96,6 +103,7 @@ class LiftedStructureLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.positive("LiftedStructureLoss", "margin", margin)
         self.margin = margin
         self.metric = metric
         self.reduction = reduction
@@ -157,6 +165,7 @@ class MultiSimilarityLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_multi_similarity("MultiSimilarityLoss", alpha, beta, base, epsilon)
         self.alpha = alpha
         self.beta = beta
         self.base = base

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
+from siameselib import _check
 from siameselib.functional.distances import Metric
-from siameselib.functional.pairs import bce_pair_with_stats, contrastive_with_stats
+from siameselib.functional.pairs import bce_pair_with_stats, check_weight, contrastive_with_stats
 from siameselib.functional.stats import Stats
 from siameselib.losses._show import show
 
@@ -25,6 +26,7 @@ class ContrastiveLoss(nn.Module):
         self, *, margin: float = 1.0, metric: Metric = "euclidean", reduction: str = "mean"
     ) -> None:
         super().__init__()
+        _check.positive("ContrastiveLoss", "margin", margin)
         self.margin = margin
         self.metric = metric
         self.reduction = reduction
@@ -53,6 +55,7 @@ class BCEPairLoss(nn.Module):
 
     def __init__(self, *, pos_weight: float | None = None, reduction: str = "mean") -> None:
         super().__init__()
+        check_weight("BCEPairLoss", pos_weight)
         self.pos_weight = pos_weight
         self.reduction = reduction
         self.stats: Stats | None = None

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from siameselib import _check
 from siameselib.functional.softmax import (
     info_nce_with_stats,
     nt_xent_with_stats,
@@ -27,6 +28,7 @@ class InfoNCELoss(nn.Module):
 
     def __init__(self, *, temperature: float = 0.1, reduction: str = "mean") -> None:
         super().__init__()
+        _check.positive("InfoNCELoss", "temperature", temperature)
         self.temperature = temperature
         self.reduction = reduction
 
@@ -66,6 +68,7 @@ class SupConLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.positive("SupConLoss", "temperature", temperature)
         self.temperature = temperature
         self.reduction = reduction
         self.validate = validate
@@ -122,6 +125,7 @@ class NTXentLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        _check.positive("NTXentLoss", "temperature", temperature)
         self.temperature = temperature
         self.reduction = reduction
         self.validate = validate

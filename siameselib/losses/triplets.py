@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from siameselib import _check
 from siameselib.functional.distances import Metric
 from siameselib.functional.stats import Stats
 from siameselib.functional.triplets import triplet_with_stats
@@ -30,6 +31,7 @@ class TripletLoss(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
+        _check.positive("TripletLoss", "margin", margin)
         self.margin = margin
         self.metric = metric
         self.swap = swap
