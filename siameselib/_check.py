@@ -3,8 +3,10 @@
 ``where: name must <expected>, got <what came>``, raised as ValueError or TypeError.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -113,6 +115,13 @@ def mapping(where: str, name: str, value: object, such_as: str) -> None:
     if not isinstance(value, Mapping):
         expected = f"be a mapping, such as {such_as}"
         raise refuse(where, name, expected, type(value).__name__, TypeError)
+
+
+def path(where: str, name: str, value: object) -> Path:
+    """Refuse what names no file or folder."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise refuse(where, name, "be a path", type(value).__name__, TypeError)
+    return Path(value)
 
 
 def finite(where: str, name: str, value: Tensor) -> None:

@@ -96,10 +96,11 @@ def export_program(
         >>> torch.export.load(path).module()(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
     """
+    path = _check.path("export_program", "path", path)
     program = _program("export_program", module, example)
     with replacing(path) as temporary:
         torch.export.save(program, temporary)
-    return Path(path)
+    return path
 
 
 def export_onnx(
@@ -130,6 +131,7 @@ def export_onnx(
         >>> export_onnx(nn.Linear(3, 2), path, torch.ones(2, 3)) < 1e-5
         True
     """
+    path = _check.path("export_onnx", "path", path)
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
@@ -175,6 +177,7 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises:
         ImportError: The extra ``export`` is not installed.
     """
+    path = _check.path("save_weights", "path", path)
     try:
         from safetensors.torch import save_file
     except ImportError as error:
@@ -185,7 +188,7 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> Path:
     }
     with replacing(path) as temporary:
         save_file(state, temporary, metadata={"format": "pt", "module": type(module).__name__})
-    return Path(path)
+    return path
 
 
 def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -203,12 +206,13 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         ValueError: The file is no safetensors file, is cut short, or holds other names or shapes.
         ImportError: The extra ``export`` is not installed.
     """
+    path = _check.path("load_weights", "path", path)
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(f"load_weights needs safetensors: {_EXTRA}") from error
-    if not Path(path).is_file():
+    if not path.is_file():
         raise _check.refuse("load_weights", "path", "exist", str(path), FileNotFoundError)
     try:
         kept = load_file(path)

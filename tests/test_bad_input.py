@@ -9,7 +9,9 @@ from torch import nn
 
 import siameselib as sl
 from benchmarks.engine.peers import peer
-from siameselib import plot
+from siameselib import data, plot
+from siameselib.backbones import InceptionResnetV1
+from siameselib.diagnostics import diagnose_saved
 from siameselib.evaluation import (
     Verifier,
     accuracy_at,
@@ -29,14 +31,15 @@ from siameselib.evaluation import (
     to_llr,
     verify_pairs,
 )
-from siameselib.export import Embedder
-from siameselib.report import report_page, verdict
+from siameselib.export import Embedder, export_onnx, export_program, load_weights, save_weights
+from siameselib.report import report_page, verdict, write_report
 
 SCORES, SAME = [0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0]
 X, LABELS = torch.randn(12, 4), torch.arange(12) // 3
 PHOTOS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 NET = sl.C19(image_size=8)
 LINEAR = nn.Linear(4, 2)
+SOURCE = data.ImageSource("a", {}, [], [], None, None)
 
 
 def verifier():
@@ -281,6 +284,90 @@ def test_scores_that_are_none_never_become_probabilities(name):
 def test_more_that_says_what_is_wrong(mistake, kind, message):
     with pytest.raises(kind, match=message):
         mistake()
+
+
+PATHS = {
+    "Verifier.load: path": Verifier.load,
+    "Verifier.save: path": lambda path: verifier().save(path),
+    "InceptionResnetV1.load: path": InceptionResnetV1.load,
+    "open_lfw: path": data.open_lfw,
+    "open_folder: path": data.open_folder,
+    "pack: cache_dir": lambda path: data.pack(SOURCE, path, size=8),
+    "PackedImages.open: path": data.PackedImages.open,
+    "read_pairs: path": data.read_pairs,
+    "View1: protocol_dir": data.View1,
+    "View2: protocol_dir": data.View2,
+    "download_lfw: cache_dir": data.download_lfw,
+    "diagnose_saved: path": diagnose_saved,
+    "write_report: folder": write_report,
+    "export_program: path": lambda path: export_program(LINEAR, path, X),
+    "export_onnx: path": lambda path: export_onnx(LINEAR, path, X),
+    "save_weights: path": lambda path: save_weights(LINEAR, path),
+    "load_weights: path": lambda path: load_weights(LINEAR, path),
+    "save: path": lambda path: plot.save(plot.roc(SCORES, SAME), path),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(("wrong", "kind"), [(None, "NoneType"), (3, "int"), (["a"], "list")])
+def test_paths_that_are_none(name, wrong, kind):
+    with pytest.raises(TypeError, match=f"^{name} must be a path, got {kind}$"):
+        PATHS[name](wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "wants"),
+    [
+        ("pack", lambda source: data.pack(source, "cache", size=8)),
+        ("bad_images", data.bad_images),
+        ("describe", data.describe),
+    ],
+)
+@pytest.mark.parametrize("wrong", [None, "lfw"])
+def test_sources_that_are_none(name, wants, wrong):
+    message = f"^{name}: source must be what open_lfw or open_folder returns, got"
+    with pytest.raises(TypeError, match=message):
+        wants(wrong)
+
+
+WIDE = torch.randn(12, 5)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([(WIDE, LABELS)], r"images that the net takes, got torch.float32 \(12, 5\): mat1"),
+        ([(X.to(torch.uint8), LABELS)], r"images that the net takes, got torch.uint8 \(12, 4\): "),
+        (
+            [(WIDE, WIDE, LABELS % 2)],
+            r"images that the net takes, got .*12, 5\) and .*12, 5\): ",
+        ),
+        ([(WIDE, WIDE, WIDE)], r"images that the net takes, got torch.float32 \(12, 5\) and "),
+        ([(X, LABELS), (WIDE, LABELS)], r"give images of one shape, got \(4,\) and \(5,\)"),
+        (
+            [(X, WIDE, LABELS % 2)],
+            r"give \(images, labels\), .* got \[\(12, 4\), \(12, 5\), ",
+        ),
+        ([(X, LABELS[:3])], r"give \(images, labels\), .* got \[\(12, 4\), \(3,\)\]"),
+    ],
+)
+def test_images_that_the_net_does_not_take(batches, message):
+    with pytest.raises(ValueError, match=f"^diagnose: loader must .*{message}") as caught:
+        sl.diagnose(LINEAR, batches)
+    assert isinstance(caught.value.__cause__, RuntimeError) == ("the net takes" in message)
+
+
+def test_pairs_that_a_net_of_two_images_does_not_take():
+    class Judge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 1)
+
+        def forward(self, x1, x2):
+            return self.layer(torch.cat([x1, x2], 1))
+
+    with pytest.raises(ValueError, match=r"the net takes, got .*\(12, 5\) and .*\(12, 5\): mat1"):
+        sl.diagnose(Judge(), [(WIDE, WIDE, LABELS % 2)])
 
 
 def test_a_device_that_is_none_is_not_the_files_fault(tmp_path):

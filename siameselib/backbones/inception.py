@@ -97,6 +97,7 @@ class InceptionResnetV1(nn.Module):
             ValueError: If the file is no state dict of this net; the first names that differ are
                 in the message.
         """
+        path = _check.path("InceptionResnetV1.load", "path", path)
         try:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -138,7 +138,7 @@ def download_lfw(
         >>> source = open_lfw(download_lfw("cache"))  # doctest: +SKIP
     """
     _check.choice("download_lfw", "images", images, tuple(ARCHIVES))
-    folder = Path(cache_dir)
+    folder = _check.path("download_lfw", "cache_dir", cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     silent: dict[str, str] = {}
     failed: dict[str, list[str]] = {}

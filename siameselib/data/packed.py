@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from siameselib import _check
 from siameselib.data.photo import central_square, open_rgb
 from siameselib.data.progress import bar
-from siameselib.data.sources import ImageSource, identity
+from siameselib.data.sources import ImageSource, check_source, identity
 from siameselib.files import replacing
 
 VERSION = 1
@@ -108,6 +108,8 @@ def pack(
         >>> packed.images.shape  # doctest: +SKIP
         (13233, 64, 64, 3)
     """
+    check_source("pack", source)
+    folder = _check.path("pack", "cache_dir", cache_dir)
     _check.integer("pack", "size", size, 1)
     _check.choice("pack", "format", format, ("raw", "jpeg"))
     if workers is not None:
@@ -116,7 +118,6 @@ def pack(
         _check.integer("pack", "crop", crop, 1)
         if source.frame and crop > min(source.frame):
             raise _check.refuse("pack", "crop", f"be at most {min(source.frame)}", crop)
-    folder = Path(cache_dir)
     target = folder / f"{source.label}-{size}px-crop{crop or 'none'}.{format}.pack"
     wanted = {"fingerprint": source.fingerprint, "size": size, "crop": crop, "format": format}
     if target.exists():
@@ -160,6 +161,7 @@ def bad_images(
     Returns:
         ``name: reason`` for each stray, missing or damaged file, and each of the wrong size.
     """
+    check_source("bad_images", source)
     decoded = _decoded(source, 8, None, "raw", workers, progress)
     damaged = [f"{name}: {data}" for name, data in decoded if isinstance(data, ValueError)]
     return [*absent_images(source), *damaged]
@@ -208,8 +210,8 @@ class PackedImages:
         Raises:
             ValueError: If the file is no pack, is cut short, or of another version.
         """
-        file = Path(path)
         where = "PackedImages.open"
+        file = _check.path(where, "path", path)
         with file.open("rb") as data:
             total = data.seek(0, os.SEEK_END)
             data.seek(max(0, total - _TAIL.size))

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from siameselib import _check
 from siameselib.data.sources import image_name
 
 
@@ -55,7 +55,7 @@ def read_folds(path: str | os.PathLike[str]) -> list[list[Pair]]:
         ValueError: If a line cannot be read, or the header promises other counts.
     """
     try:
-        text = Path(path).read_text("utf-8-sig")
+        text = _check.path("read_pairs", "path", path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file ({error})") from error
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

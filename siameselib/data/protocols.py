@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from siameselib import _check
 from siameselib._check import refuse
 from siameselib.data.images import Images
 from siameselib.data.pairs import Pair, read_folds, read_pairs
@@ -209,7 +210,7 @@ def _some(names: list[str], what: str) -> str:
 
 
 def _file(where: str, protocol_dir: str | os.PathLike[str], name: str) -> Path:
-    path = Path(protocol_dir) / name
+    path = _check.path(where, "protocol_dir", protocol_dir) / name
     if not path.is_file():
         expected = f"hold {name}, one of LFW's protocol files"
         raise refuse(where, "protocol_dir", expected, str(protocol_dir), FileNotFoundError)

@@ -8,7 +8,7 @@ from typing import Any
 from siameselib.data.packed import absent_images, bad_images
 from siameselib.data.pairs import Pair, read_pairs
 from siameselib.data.protocols import Part, View1, View2
-from siameselib.data.sources import ImageSource, identity
+from siameselib.data.sources import ImageSource, check_source, identity
 
 
 def describe(
@@ -39,6 +39,7 @@ def describe(
         >>> facts["people_with_two_or_more"], facts["problems"]  # doctest: +SKIP
         (1680, [])
     """
+    check_source("describe", source)
     images = Counter(map(identity, source.names))
     person, most = min(images.items(), key=lambda item: (-item[1], item[0]))
     facts: dict[str, Any] = {

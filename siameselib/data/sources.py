@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from siameselib import _check
 from siameselib._check import refuse
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
@@ -209,8 +210,15 @@ def open_folder(path: str | os.PathLike[str]) -> ImageSource:
     return ImageSource(root.name, entries, strays, [], None, protocol_dir)
 
 
+def check_source(where: str, source: object) -> None:
+    """Refuse what is no source of images: a path, most of all."""
+    if not isinstance(source, ImageSource):
+        expected = "be what open_lfw or open_folder returns"
+        raise refuse(where, "source", expected, type(source).__name__, TypeError)
+
+
 def _existing(where: str, path: str | os.PathLike[str]) -> Path:
-    root = Path(path).expanduser().resolve()
+    root = _check.path(where, "path", path).expanduser().resolve()
     if not root.exists():
         raise refuse(where, "path", "exist", str(path), FileNotFoundError)
     return root

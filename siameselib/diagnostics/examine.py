@@ -3,6 +3,7 @@
 import inspect
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +112,10 @@ def _look(loader: Iterable[Any], name: str, keep: int) -> Seen:
         if seen.form and form != seen.form:
             raise _check.refuse(_WHERE, name, f"give {seen.form} throughout", form)
         seen.form = form
+        shapes = [tuple(each[0].shape[1:]) for each in (*seen.kept[:1], parts)]
+        if keep > 0 and shapes[0] != shapes[-1]:
+            got = " and ".join(map(str, shapes))
+            raise _check.refuse(_WHERE, name, "give images of one shape", got)
         if keep > 0:
             seen.kept.append(parts)
             keep -= len(parts[0])
@@ -142,15 +147,16 @@ def _form(name: str, batch: Any) -> tuple[str, tuple[Tensor, ...]]:
         got = ", ".join(type(part).__name__ for part in parts)
         expected = "give tensors, and identities as integers"
         raise _check.refuse(_WHERE, name, expected, f"{got} ({error})", TypeError) from error
-    match [part.ndim for part in parts]:
-        case [images, 1] if images > 1:
+    shapes = [tuple(part.shape) for part in parts]
+    match shapes:
+        case [(n, _, *_), (m,)] if n == m:
             return "batch", tuple(parts)
-        case [first, second, 1] if first > 1 and first == second:
+        case [(n, _, *_) as first, second, (m,)] if first == second and n == m:
             return "pairs", tuple(parts)
-        case [first, second, third] if first > 1 and first == second == third:
+        case [(_, _, *_) as first, second, third] if first == second == third:
             return "triplets", tuple(parts)
     expected = "give (images, labels), (images1, images2, same) or (anchor, positive, negative)"
-    raise _check.refuse(_WHERE, name, expected, [tuple(part.shape) for part in parts])
+    raise _check.refuse(_WHERE, name, expected, shapes)
 
 
 def _checksums(images: Tensor) -> list[int]:
@@ -171,7 +177,8 @@ def _evidence(model: nn.Module, seen: Seen, criterion: Any) -> Evidence:
             parts = tuple(x.to(like) if x.is_floating_point() else x.to(like.device) for x in parts)
             if two:
                 if seen.form == "pairs":
-                    z = model(parts[0], parts[1])
+                    with _given(parts[:2]):
+                        z = model(parts[0], parts[1])
                     samples.append(sample_of(k, z.flatten(), parts[2], None, None, None))
                     probe += [parts[0], parts[1]]
             else:
@@ -194,11 +201,27 @@ def _evidence(model: nn.Module, seen: Seen, criterion: Any) -> Evidence:
 
 def _sample(k: int, model: nn.Module, form: str, parts: tuple[Tensor, ...], head: Any) -> Sample:
     if form == "batch":
-        return sample_of(k, embed(model, parts[0]), parts[1], None, None, None)
+        with _given(parts[:1]):
+            embeddings = embed(model, parts[0])
+        return sample_of(k, embeddings, parts[1], None, None, None)
     count = 2 if form == "pairs" else 3
-    f = embed(model, torch.cat(parts[:count])).chunk(count)
+    with _given(parts[:count]):
+        f = embed(model, torch.cat(parts[:count])).chunk(count)
     logits = head(*f).flatten() if form == "pairs" and isinstance(head, nn.Module) else None
     return sample_of(k, tuple(f), parts[2] if form == "pairs" else None, logits, None, None)
+
+
+@contextmanager
+def _given(images: tuple[Tensor, ...]) -> Iterator[None]:
+    """Say what the net was given when torch says that it does not fit."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        got = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in images)
+        expected = "give images that the net takes"
+        raise _check.refuse(_WHERE, "loader", expected, f"{got}: {error}") from error
 
 
 def _modes(model: nn.Module, seen: Seen, like: Tensor) -> Modes | None:

@@ -51,7 +51,7 @@ def diagnose_saved(path: str | os.PathLike[str]) -> Report:
         >>> diagnose_saved(file).findings[0].code
         'total-collapse'
     """
-    path = Path(path)
+    path = _check.path(_WHERE, "path", path)
     if path.is_dir():
         return diagnose_run(path)
     if not path.is_file():

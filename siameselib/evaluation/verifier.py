@@ -360,6 +360,7 @@ class Verifier:
             TypeError: The head is not one of siameselib's, so ``load`` could not rebuild it.
             OSError: The file cannot be written; one that was there is left as it was.
         """
+        path = _check.path("Verifier.save", "path", path)
         settings = {name: getattr(self, name) for name in ("size", "crop", "metric", "flip")}
         fitted = self.threshold, self.calibration, self.fitted_on
         write(Content(self.backbone, self.head, settings, *fitted, self.gallery), path)

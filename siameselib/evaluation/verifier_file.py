@@ -5,7 +5,6 @@ Format 2 added the kinds of calibration and the gallery. Format 1 is still read.
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -88,7 +87,7 @@ def read(
         ValueError: The file is not a verifier, is damaged, has another format version, or its
             weights do not fit the net.
     """
-    path = Path(path)
+    path = _check.path("Verifier.load", "path", path)
     device = torch.device(device)
     torch.empty(0, device=device)  # a device that is not there is not the file's fault
     if not path.is_file():

@@ -61,5 +61,5 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     if not hasattr(figure, "savefig"):
         got = type(figure).__name__
         raise _check.refuse("save", "figure", "be a matplotlib figure", got, TypeError)
-    with replacing(path) as temporary:
+    with replacing(_check.path("save", "path", path)) as temporary:
         figure.savefig(temporary, dpi=DPI)

@@ -122,7 +122,7 @@ def write_report(
         >>> write_report(folder).name
         'report.html'
     """
-    folder = Path(folder)
+    folder = _check.path("write_report", "folder", folder)
     if not (folder / "result.json").is_file():
         expected = "hold the result.json of a run"
         raise _check.refuse("write_report", "folder", expected, str(folder), FileNotFoundError)
@@ -142,7 +142,7 @@ def write_report(
         pictures={name: drawn[name] for name in order},
         title=title or " · ".join(filter(None, [result.get("protocol"), folder.resolve().name])),
     )
-    path = folder / "report.html" if path is None else Path(path)
+    path = folder / "report.html" if path is None else _check.path("write_report", "path", path)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
