@@ -377,9 +377,15 @@ def test_verify_says_who_is_who(run, lfw, capsys):
         verify([model, str(photos / "P_01/P_01_0001.jpg"), str(photos / "P_09/P_09_0001.jpg")]) == 0
     )
     assert "p = " in capsys.readouterr().out
-    for wrong in ([model, "nowhere.jpg", str(photos)], ["nowhere.pt", "a.jpg", "b.jpg"]):
+    for wrong, said in (
+        ([model, "nowhere.jpg", str(photos)], "there is no file nowhere.jpg"),
+        (["nowhere.pt", "a.jpg", "b.jpg"], "there is no file nowhere.pt"),
+        ([str(out), "a.jpg", "b.jpg"], "is a folder; give the model.pt in it"),
+        ([str(photos), "a.jpg", "b.jpg"], "is a folder; give a file"),
+        ([model, str(photos), "b.jpg"], "is a folder, not a photo"),
+    ):
         assert verify(wrong) == 1
-        assert "nowhere" in capsys.readouterr().err
+        assert said in capsys.readouterr().err
 
 
 def test_judge_fits_at_a_rate_and_reports(run, lfw, tmp_path, capsys):
@@ -407,6 +413,9 @@ def test_judge_fits_at_a_rate_and_reports(run, lfw, tmp_path, capsys):
     assert (tmp_path / "judged" / "verifier.pt").exists()
     assert judge([str(out / "model.pt"), "--data", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
+    shutil.copytree(lfw / "lfw-deepfunneled", tmp_path / "bare" / "lfw")
+    assert judge([str(out / "model.pt"), "--data", str(tmp_path / "bare")]) == 1
+    assert "holds no pairs*.txt files" in capsys.readouterr().err
 
 
 def test_the_command_in_the_result_names_no_folder_of_this_machine(main):

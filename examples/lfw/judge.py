@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if verifier.metric != "cosine":
         raise ValueError(f"judge.py is for nets that compare by cosine, got {verifier.metric}")
     source = open_lfw(args.data)
+    if source.protocol_dir is None:
+        raise ValueError(f"{args.data} holds no pairs*.txt files: put LFW's protocol files there")
     crop = round(250 * verifier.crop)
     packed = pack(source, args.cache, size=verifier.size, crop=crop, progress=True)
     view = View1(source.protocol_dir)
@@ -147,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--data", required=True, help="LFW as folder or tar")
     add("--cache", default="cache", help="folder for packed images")
     add("--far", type=float, default=0.01, help="false-accept rate to allow")
-    add("--calibration", choices=("platt", "beta", "isotonic"), default="platt")
+    kinds = ("platt", "beta", "isotonic")
+    add("--calibration", choices=kinds, default="platt", help="what makes probabilities of scores")
     add("--pairs", type=int, default=20_000, help="to fit on, and to judge on; half are same")
     add("--holdout", type=float, default=0.1, help="as the trainer had it")
     add("--train-on", choices=("people", "pairs"), default="people", help="as the trainer had it")

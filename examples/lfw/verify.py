@@ -20,9 +20,9 @@ from siameselib.evaluation import Verifier
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("model", help="model.pt, as train.py writes it")
-    parser.add_argument("photo")
+    parser.add_argument("photo", help="the photo to compare")
     parser.add_argument("other", help="a photo, or a folder of photos")
-    parser.add_argument("--top", type=int, default=10, help="how many of a folder are listed")
+    parser.add_argument("--top", type=int, default=10, help="how many of a folder are listed (10)")
     args = parser.parse_args(argv)
     try:
         verifier = Verifier.load(args.model)

@@ -257,7 +257,7 @@ def _by_hand(folder: Path, failed: dict[str, list[str]], silent: dict[str, str])
     reasons = [f"{host} cannot be reached: {why}" for host, why in silent.items()]
     reasons += [reason for each in failed.values() for reason in each]
     return "\n  ".join((f"download_lfw: no mirror delivered {', '.join(failed)}", *reasons)) + (
-        "\nFetch them by hand (from the site of Labeled Faces in the Wild, a copy of it, a "
-        f"colleague) and put them into {folder.resolve()}; images may also be unpacked or a .tar. "
-        "Or give the folder where they lie as --data. Without any photos: --data synthetic."
+        f"\nFetch them by hand (from {_UMASS}, its copy {_WAYBACK}, a colleague) and put them into "
+        f"{folder.resolve()}; images may also be unpacked or a .tar. Where they lie already, give "
+        "that folder as --data. The trainer's --data synthetic needs no photos."
     )

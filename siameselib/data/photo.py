@@ -93,7 +93,9 @@ def _open(photo: object) -> "Image":
         what, file = f"{len(photo)} bytes", cast("io.BytesIO | Path", io.BytesIO(photo))
     elif isinstance(photo, (str, os.PathLike)):
         what, file = str(photo), Path(photo)
-        if not Path(photo).is_file():
+        if file.is_dir():
+            raise IsADirectoryError(f"read_photo: {photo} is a folder, not a photo")
+        if not file.is_file():
             raise FileNotFoundError(f"read_photo: there is no file {photo}")
     else:
         expected = "be a path, bytes, a PIL image, or uint8 pixels"

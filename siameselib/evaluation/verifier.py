@@ -386,6 +386,7 @@ class Verifier:
 
         Raises:
             FileNotFoundError: There is no such file.
+            IsADirectoryError: It is a folder, such as that of a run.
             ValueError: The file is not a verifier, is damaged, has another format version, or needs
                 a ``backbone``.
         """

@@ -84,12 +84,16 @@ def read(
 
     Raises:
         FileNotFoundError: There is no such file.
+        IsADirectoryError: It is a folder.
         ValueError: The file is not a verifier, is damaged, has another format version, or its
             weights do not fit the net.
     """
     path = _check.path("Verifier.load", "path", path)
     device = torch.device(device)
     torch.empty(0, device=device)  # a device that is not there is not the file's fault
+    if path.is_dir():
+        held = "the model.pt in it" if (path / "model.pt").is_file() else "a file"
+        raise IsADirectoryError(f"Verifier.load: {path} is a folder; give {held}")
     if not path.is_file():
         raise FileNotFoundError(f"Verifier.load: there is no file {path}")
     try:
