@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from siameselib.kernels import (
+    crowds_triton,
     levels_triton,
     pairs_triton,
     sums_triton,
@@ -154,3 +155,19 @@ def test_levels_of_far_triplets():
     arguments |= {"last_row": "i32"}
     del arguments["scale"], arguments["relaxation"], arguments["out"]
     assert build(levels_triton.measure_far, arguments, constants, chosen.shape.options()).fits()
+
+
+@pytest.mark.parametrize("owned", ["anchors", "others"])
+def test_crowds(owned):
+    sizes = crowds_triton.SIZES
+    constants = sizes | {"METRIC": "euclidean", "KIND": "soft", "OWNED": owned, "GRADIENT": True}
+    arguments = types("*fp32", "numbers") | dict.fromkeys(("own", "left"), "*i32")
+    arguments |= dict.fromkeys(("height", "breadth"), "i32") | {"d": "i32 16", "sums": "*fp64"}
+    del arguments["scale"], arguments["relaxation"]
+    warps = crowds_triton.WARPS
+    built = build(crowds_triton.add, arguments, constants, FUSED | {"num_warps": warps})
+    assert built.fits(), built[:3]
+    # Of the distances of a few entries: a difference and its square for each, and to get there.
+    leanest = min(len(body) for body in built.loops if "FFMA" in body)
+    entries = sizes["ANCHORS"] * sizes["THIRD"] * sizes["CHUNK"] / (32 * warps)
+    assert 2 <= leanest / entries <= 4.5

@@ -82,3 +82,22 @@ def test_graph(name, batch):
     found = loss.clone(), gradient.clone()
     for one, other in zip(found, step(criterion, *batch), strict=True):
         assert torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 8])
+@pytest.mark.parametrize("name", ["batch-all", "batch-all, window", "batch-all, soft"])
+@pytest.mark.usefixtures("batch")
+def test_classes_of_any_size(name, classes):
+    labels = torch.arange(3584, device="cuda") % classes  # of two there is no room for one
+    x = torch.randn(3584, 128, device="cuda").requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    expected, exact = step(MAKE[name](backend="streaming"), wide, labels)
+    criterion = MAKE[name](backend="triton")
+    step(criterion, x, labels)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss, gradient = step(criterion, x, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert abs(loss - expected) <= 1e-5 * expected
+    assert (gradient - exact).norm() <= 2e-4 * exact.norm()

@@ -61,6 +61,19 @@ def share(f, limit, gradient, floor, SOFT: tl.constexpr, FLOOR: tl.constexpr):
 
 
 @triton.jit
+def hits(level, lower, d, per_unit, KIND: tl.constexpr):
+    """The weight of triplets, and if "soft" the value: the positive at lower, the negative at d."""
+    value = 0.0  # the level is the lower distance with the margin
+    if KIND == "soft":
+        value, hit = softplus((level - d) * per_unit)
+    else:
+        hit = (d < level).to(tl.float32)
+        if KIND == "window":
+            hit = tl.where(d > lower, hit, 0.0)
+    return hit, value
+
+
+@triton.jit
 def apart(square, METRIC: tl.constexpr):
     """The distance of a squared difference x - y, and what times that is its gradient in x."""
     if METRIC == "euclidean":

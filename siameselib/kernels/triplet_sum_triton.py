@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siameselib.kernels import levels_triton, precision, triplets_triton
+from siameselib.kernels import crowds_triton, levels_triton, precision, triplets_triton
 from siameselib.kernels.blocks import range_shift
 from siameselib.kernels.factors_triton import HEIGHT, Cut, cut
 from siameselib.kernels.sides_triton import Side, near_constants, sides
@@ -14,12 +14,8 @@ from siameselib.kernels.tiles_triton import FUSED, parts, processors
 
 _FAR = 2.0**125  # the squared length of a vector that only fills up a tile
 _ROOM = 64  # positives of an anchor on average that there is room for
-_LEAST_ROOM = 1 << 20  # pairs that there is room for in any case
+_LEAST_ROOM = 1 << 21  # pairs that there is room for in any case
 _COUNTED = 1 << 24  # float32 has all integers up to there
-_FULL = (
-    "siameselib: the Triton kernels of batch-all have room for 64 positives an anchor on average; "
-    "take backend='streaming'"
-)
 
 
 class _Problem(NamedTuple):
@@ -59,28 +55,32 @@ def sweep(
     problem = _Problem(chosen, metric, kind, numbers, gradient)
     positives = (rows.end - rows.start - (rows.own >= 0).int())[: len(rows)]
     negatives = len(columns) - (rows.end - rows.start)[: len(rows)]
-    lists, room = _lists(rows, columns, positives)
+    there = (positives > 0) & (negatives > 0)
+    lists, left, room = _lists(rows, columns, torch.where(there, positives, 0))
     none = lists if y is None else lists.new_zeros(2, len(columns.start) // HEIGHT)
     of_rows = _states(rows, metric, weight)
     of_columns = of_rows if y is None else _states(columns, metric, None)
     levels = _levels(problem, rows, columns, of_rows, of_columns, lists, room)
-    ends = (rows, columns, of_rows, of_columns, lists, none)
-    found, far, sums = _negatives(problem, *ends, levels)
+    ends = (rows, columns, of_rows, of_columns)
+    found, far, sums = _negatives(problem, *ends, lists, none, levels)
     counted = found.sum(0)
-    near, value, counts, apart = _positives(problem, *ends, counted)
-    loss, active = sums[1], positives.long() * negatives
+    near, value, counts, apart = _positives(problem, *ends, lists, none, counted)
+    more = _crowds(problem, *ends, left, near, "anchors")
+    loss, active = sums[1] + more[0], positives.long() * negatives
     if kind != "soft":
-        loss, active = (loss + value) / unit, counts.long()
-    there = (positives > 0) & (negatives > 0)
+        loss, active = (loss + value) / unit, (counts + more[1]).long()
     distances = torch.stack([torch.where(there, each, 0).sum() for each in (apart, sums[2])])
     dx, dy = x.new_empty(0), x.new_empty(0)
     back = (scale / unit).float()
     if gradient:
+        if y is None:
+            _crowds(problem, *ends, left, near, "others")
         dx = rows.back((near - far) * back)
     if gradient and y is not None:
-        ends = (columns, rows, of_columns, of_rows, none, lists)
-        _, far, _ = _negatives(problem, *ends, levels)
-        near, *_ = _positives(problem, *ends, counted)
+        turned = (columns, rows, of_columns, of_rows, none, lists)
+        _, far, _ = _negatives(problem, *turned, levels)
+        near, *_ = _positives(problem, *turned, counted)
+        _crowds(problem, *ends, left, near, "others")
         dy = columns.back((near - far) * back)
     return rows.back(loss), rows.back(active), (distances / unit).to(x.dtype), dx, dy
 
@@ -99,8 +99,9 @@ def pull_constants(d: int) -> dict[str, int]:
     return constants | {"ROWS": max(1, constants["ROWS"] // 4)}
 
 
-def _lists(rows: Side, columns: Side, positives: Tensor) -> tuple[Tensor, int]:
-    """Say where the levels of each line begin, and how many it has; and how many fit in all."""
+def _lists(rows: Side, columns: Side, positives: Tensor) -> tuple[Tensor, Tensor, int]:
+    # Where the levels of each line begin and how many it has, from which anchor on there is no room
+    # for them, and how much there is.
     height, breadth = len(rows.start), len(columns.start)
     if max(height, breadth) > _COUNTED:
         raise ValueError(
@@ -109,11 +110,10 @@ def _lists(rows: Side, columns: Side, positives: Tensor) -> tuple[Tensor, int]:
         )
     room = max(_ROOM * height, min(height * breadth, _LEAST_ROOM))
     most = F.pad(positives, (0, height - len(rows))).view(-1, HEIGHT).amax(1)
-    after = most.cumsum(0)
-    fits = after[-1] * HEIGHT <= room
-    torch._assert_async(fits, _FULL)
-    lists = torch.stack([(after - most) * HEIGHT, most])
-    return torch.where(fits, lists, 0).int(), room
+    after = most.cumsum(0) * HEIGHT
+    fits = after <= room
+    lists = torch.where(fits, torch.stack([after - most * HEIGHT, most]), 0)
+    return lists.int(), (fits.sum() * HEIGHT).int(), room
 
 
 def _states(some: Side, metric: str, weight: Tensor | None) -> Tensor:
@@ -317,3 +317,44 @@ def _positives(
     )
     value, apart = values[:, :n].double()
     return total, value, active[:n], apart
+
+
+def _crowds(
+    problem: _Problem,
+    rows: Side,
+    columns: Side,
+    of_rows: Tensor,
+    of_columns: Tensor,
+    left: Tensor,
+    total: Tensor,
+    owned: str,
+) -> Tensor:
+    """Add what pushes those who are owned; return the values and the counts of the rows."""
+    sizes, owners = crowds_triton.SIZES, rows if owned == "anchors" else columns
+    sums = torch.zeros(2, len(rows.start), dtype=torch.float64, device=total.device)
+    crowds_triton.add[len(owners.start) // sizes[owned.upper()],](
+        rows.x,
+        columns.x,
+        of_rows,
+        of_columns,
+        rows.start,
+        rows.end,
+        rows.own,
+        problem.numbers,
+        left,
+        total,
+        sums,
+        len(rows),
+        len(columns),
+        len(rows.start),
+        len(columns.start),
+        rows.x.shape[1],
+        **sizes,
+        METRIC=problem.metric,
+        KIND=problem.kind,
+        OWNED=owned,
+        GRADIENT=problem.gradient,
+        num_warps=crowds_triton.WARPS,
+        **FUSED,
+    )
+    return sums[:, : len(rows)]

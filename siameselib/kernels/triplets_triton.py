@@ -20,7 +20,7 @@ from siameselib.kernels.factors_triton import add_pull, multiplied, opened
 from siameselib.kernels.levels_triton import LINE, NOTHING, anchors
 from siameselib.kernels.pairs_triton import differences, squares
 from siameselib.kernels.sums_triton import counts, near_columns
-from siameselib.kernels.terms_triton import apart, softplus
+from siameselib.kernels.terms_triton import apart, hits
 from siameselib.kernels.tiles_triton import pure
 
 
@@ -34,14 +34,10 @@ def _compare(
     for k in range(of[3]):
         at = of[2] + k * LINE
         level = tl.expand_dims(tl.load(levels + at), AXIS)
-        if KIND == "soft":
-            more, hit = softplus((level - d) * per_unit)
-            if AXIS == 1:
-                value += more
-        else:
-            hit = (d < level).to(tl.float32)
-            if KIND == "window":
-                hit = tl.where(d > tl.expand_dims(tl.load(lower + at), AXIS), hit, 0.0)
+        beneath = tl.expand_dims(tl.load(lower + at), AXIS)
+        hit, more = hits(level, beneath, d, per_unit, KIND)
+        if KIND == "soft" and AXIS == 1:
+            value += more
         weight += hit
         if counting:
             tl.store(found + at, tl.load(found + at) + tl.sum(hit, 1))

@@ -102,16 +102,96 @@ def test_sizes_out_of_the_range_of_squares(size, metric):
     assert (gradient / size - exact / size).norm() <= 1e-5 * (exact / size).norm()
 
 
-def test_more_positives_than_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(triplet_sum_triton, "_ROOM", 2)
+def crowded(name):
+    """Classes that there is no room for."""
+    labels = {
+        "one": torch.zeros(150),
+        "two": torch.arange(150) // 75 + 5,
+        "some large": torch.arange(290).sub(190).clamp(min=0) // 4,
+    }[name]
+    return torch.randn(len(labels), 5), labels[torch.randperm(len(labels))]
+
+
+def same_as_the_reference(x, arguments, **keywords):
+    given = []
+    for backend in ("triton", "reference"):
+        inputs = (x.double() if backend == "reference" else x).clone().requires_grad_()
+        loss = sl.BatchAllTripletLoss(backend=backend, **keywords)(*arguments(inputs))
+        (loss * torch.arange(1, 1 + loss.numel())).sum().backward()
+        given.append((loss.detach(), inputs.grad))
+    for one, other in zip(*given, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+@pytest.fixture
+def little_room(monkeypatch):
+    monkeypatch.setattr(triplet_sum_triton, "_ROOM", 3)
     monkeypatch.setattr(triplet_sum_triton, "_LEAST_ROOM", 0)
-    x, labels = torch.randn(40, 3), torch.arange(40) // 4
-    with pytest.raises(RuntimeError, match="take backend='streaming'"):
-        sl.BatchAllTripletLoss(backend="triton")(x, labels)
-    agree(x, torch.arange(40) // 3, "hinge")
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("labels", ["one", "two", "some large"])
+def test_more_positives_than_there_is_room_for(labels, kind):
+    x, labels = crowded(labels)
+    x[:20], x[20:40] = x[40:60], 0
+    found, expected = agree(x, labels, kind, margin=0.3)
+    assert torch.equal(found.active, expected.active)
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+def test_no_room_and_other_metrics(metric):
+    x, labels = crowded("two")
+    x = torch.nn.functional.normalize(x)
+    x[:3] = 0
+    same_as_the_reference(x, lambda x: (x, labels), margin=0.3, metric=metric)
+
+
+@pytest.mark.usefixtures("little_room")
+def test_no_room_with_a_larger_set_and_for_each():
+    x, labels = crowded("some large")
+
+    def arguments(x):
+        return x[:140], labels[:140], x, labels, 0
+
+    same_as_the_reference(x, arguments, reduction="none")
+
+
+def test_room_for_some_anchors_only(monkeypatch):
+    # Small classes come first, and fit.
+    labels = torch.cat([torch.arange(130) // 2, torch.full((110,), 99), torch.full((20,), 100)])
+    x, order = torch.randn(260, 5), torch.randperm(260)
+    monkeypatch.setattr(triplet_sum_triton, "_ROOM", 1)
+    monkeypatch.setattr(triplet_sum_triton, "_LEAST_ROOM", 0)
+    seen = []
+    launch = triplet_sum_triton.crowds_triton.add.run
+
+    def look(*args, **keywords):
+        seen.append(int(args[8]))
+        return launch(*args, **keywords)
+
+    monkeypatch.setattr(triplet_sum_triton.crowds_triton.add, "run", look)
+    agree(x, labels[order], "hinge")
+    assert seen == [128, 128]
+    labels[130:] = torch.arange(130) // 2 + 200
+    agree(x, labels[order], "hinge")
+    assert seen[2:] == [384, 384]
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.filterwarnings("ignore:All-NaN")  # says NumPy
+def test_nan_is_found_without_room():
+    x, labels = crowded("two")
+    x[7] = torch.nan
+    for keywords in ({}, {"soft": True}, {"window": "semi-hard"}):
+        assert sl.BatchAllTripletLoss(backend="triton", **keywords)(x, labels).isnan()
+
+
+def test_more_rows_than_can_be_counted(monkeypatch):
     monkeypatch.setattr(triplet_sum_triton, "_COUNTED", 100)
     with pytest.raises(ValueError, match="up to 100 negatives, here are 128 rows or columns"):
-        sl.BatchAllTripletLoss(backend="triton")(x, labels)
+        sl.BatchAllTripletLoss(backend="triton")(torch.randn(40, 3), torch.arange(40) // 4)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fast"])
