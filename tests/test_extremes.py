@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from siameselib.kernels import extremes, mutual
 from siameselib.kernels.blocks import Slabs, in_range, squared
+from siameselib.kernels.whole_extremes import clear_extremes
 
 
 def naive_hardest(x, labels, y, y_labels, offset):
@@ -98,6 +99,27 @@ def test_the_nearest_positive_is_one_of_them(backend, kind, classes):
             assert negative[i] == -1 and not farther[i]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_small_batch_is_clear_at_once(dtype):
+    g = torch.Generator().manual_seed(3)
+    x = torch.nn.functional.normalize(torch.randn(256, 128, generator=g, dtype=dtype))
+    labels = torch.arange(256) // 8
+    labels[:5] = torch.arange(100, 105)  # alone: without a positive
+    for easy in (False, True):
+        clear = clear_extremes(x, x, labels, labels, 0, easy)
+        expected = extremes.reference_hardest(x, x, labels, labels, 0, easy)
+        assert clear is not None and all(map(torch.equal, expected, clear))
+        assert (clear[0][:5] == -1).all()
+
+
+def test_what_rounding_hides_is_not_clear():
+    x, labels = torch.ones(64, 4), torch.arange(64) // 8
+    assert clear_extremes(x, x, labels, labels, 0, False) is None  # all distances are equal
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    x[3, 1] = torch.nan
+    assert clear_extremes(x, x, labels, labels, 0, False) is None
+
+
 def test_width_lists_the_first_positives_and_pads():
     x, labels, *_ = problem(0, classes=20)
     every = extremes.beyond(x, labels, x, labels, 0)
@@ -123,6 +145,8 @@ def same_indices(x, y, labels, y_labels, offset, static=(False,), widths=(None, 
             hard = extremes.reference_hardest(*problem, easy)
             found = extremes.streaming_hardest(*problem, fixed, easy)
             assert all(map(torch.equal, hard, found))
+            clear = clear_extremes(*problem, easy)
+            assert clear is None or all(map(torch.equal, hard, clear))
         for width, easy in [*((width, False) for width in widths), (None, True)]:
             semi = extremes.reference_beyond(*problem, width, easy)
             found = extremes.streaming_beyond(*problem, width, fixed, easy)

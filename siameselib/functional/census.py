@@ -93,12 +93,13 @@ def similarity_stats(
         The stats, or what will work them out.
     """
     seen = seen._replace(positive_sum=seen.positive_sum.detach())
-    return later(_similarity_stats, seen, terms, losses.detach(), trivial)
+    return later(stats_of, seen, terms, losses.detach(), trivial)
 
 
-def _similarity_stats(
+def stats_of(
     seen: Census, terms: Tensor, losses: Tensor, trivial: Callable[[Census], Tensor]
 ) -> Stats:
+    """Work the stats out, of what carries no gradient; see :func:`similarity_stats`."""
     dtype = losses.dtype
     count, often = terms.sum(), terms.to(dtype)
     there = often.clamp(max=1)

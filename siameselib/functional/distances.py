@@ -150,7 +150,7 @@ def mean_square_distance(x1: Tensor, x2: Tensor) -> Tensor:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return x itself, or as float32 where it is narrower."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def reduce(where: str, values: Tensor, valid: Tensor | None, reduction: str) -> 
     if reduction == "mean_active":
         return values.sum() / (values > 0).sum().clamp(min=1)
     if valid is None:
-        return values.sum() / max(len(values), 1)
+        return values.mean() if len(values) else values.sum()
     return values.sum() / valid.sum().clamp(min=1)
 
 

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.batch import labelled_batch, reduce_batch
-from siameselib.functional.census import census, similarity_stats
+from siameselib.functional.census import census, similarity_stats, stats_of
 from siameselib.functional.distances import at_least_float32, unit_rows
 from siameselib.functional.reduction import reduce, softplus
-from siameselib.functional.stats import Later, Stats
-from siameselib.kernels import forms
+from siameselib.functional.stats import Later, Stats, later
+from siameselib.kernels import forms, matching
+from siameselib.kernels.blocks import pair_counts
 from siameselib.kernels.logsumexp import logsumexp
 from siameselib.kernels.positive_sum import softplus_sum
 from siameselib.kernels.score import Score
@@ -221,17 +222,19 @@ def info_nce_with_stats(
         _check.labels(where, labels, len(x1))
         _check.same_device(where, "x1", x1, "labels", labels)
     with torch.autocast(x1.device.type, enabled=False):
-        a, b = unit_rows(at_least_float32(x1)), unit_rows(at_least_float32(x2))
-        ids = torch.arange(len(x1), device=x1.device) if labels is None else labels
-        if fits("logsumexp", a, b, 1, "auto"):
-            form = partial(forms.info_nce, scale=1 / temperature)
-            losses, seen = row_losses(a, ids, b, ids, 0, form)
+        a, b = at_least_float32(x1), at_least_float32(x2)
+        stats: Stats | Later
+        if matching.fits(a, b, 1 / temperature):
+            losses = matching.matching_losses(a, b, labels, 1 / temperature)
+            stats = later(_info_nce_stats, a.detach(), b.detach(), labels, losses.detach())
         else:
-            losses, seen = _info_nce(a, labels, b, ids, Score(1 / temperature))
-        valid = seen.negatives > 0
-        own = (a.detach() * b.detach()).sum(1)
-        seen = seen._replace(positives=valid, positive_sum=own)
-        stats = similarity_stats(seen, valid, losses, _log_candidates)
+            a, b = unit_rows(a), unit_rows(b)
+            losses = _info_nce(a, labels, b, Score(1 / temperature))
+            stats = _info_nce_stats(a.detach(), b.detach(), labels, losses.detach())
+        valid = None
+        if labels is not None or len(x1) < 2:
+            ids = _identities(labels, x1)
+            valid = pair_counts(ids, ids, None)[1] > 0
         return reduce(where, losses, valid, reduction), stats
 
 
@@ -304,18 +307,30 @@ def _log_others(seen: Census) -> Tensor:
     return (seen.positives + seen.negatives).clamp(min=1).log()
 
 
+# what matching rows have
+
+
+def _identities(labels: Tensor | None, x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device) if labels is None else labels
+
+
+def _info_nce_stats(a: Tensor, b: Tensor, labels: Tensor | None, losses: Tensor) -> Stats:
+    a, b, ids = unit_rows(a), unit_rows(b), _identities(labels, a)
+    seen = census(a, ids, b, ids, None)
+    valid = seen.negatives > 0
+    seen = seen._replace(positives=valid, positive_sum=(a * b).sum(1))
+    return stats_of(seen, valid, losses, _log_candidates)
+
+
 # in tiles: the losses of all anchors, and what they have
 
 
-def _info_nce(
-    a: Tensor, labels: Tensor | None, b: Tensor, ids: Tensor, score: Score
-) -> tuple[Tensor, Census]:
-    seen = census(a.detach(), ids, b.detach(), ids, None)
+def _info_nce(a: Tensor, labels: Tensor | None, b: Tensor, score: Score) -> Tensor:
     similarity = (a * b).sum(1)
     sums = logsumexp(a, labels, b, labels, score, both=True)
     there = softplus(sums.rows - score.scale * similarity)
     back = softplus(sums.columns - score.scale * similarity)
-    return (there + back) / 2, seen
+    return (there + back) / 2
 
 
 def _sup_con(

@@ -155,7 +155,7 @@ class Slabs:
         centre, alike = y.mean(0), y is x
         x = x - centre
         y = x if alike else y - centre
-        self.error = _error(x)
+        self.error = rounding(x)
         self.x_square = x.square().sum(1)
         y_square = self.x_square if alike else y.square().sum(1)
         self.y_largest = y_square.amax()
@@ -193,7 +193,8 @@ class Slabs:
         return bound + 2 * self.error * (x_square + y_square)
 
 
-def _error(x: Tensor) -> float:
+def rounding(x: Tensor) -> float:
+    """Return how far off |x|² + |y|² - 2 x·y can be, as a share of |x|² + |y|²."""
     # Dot products and sums of d + 2 terms lose at most (d + 2) u of the sum of absolute terms,
     # which 2 (|x|² + |y|²) bounds; the same again for the direct difference; the rest is for
     # squares and centring. Reduced precision rounds both factors first.

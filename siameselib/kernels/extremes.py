@@ -29,6 +29,7 @@ from siameselib.kernels.candidates import (
     squares,
 )
 from siameselib.kernels.positives import drop_same, extreme_positive, few, listed
+from siameselib.kernels.whole_extremes import WHOLE, clear_extremes
 
 
 def hardest(
@@ -251,7 +252,7 @@ def streaming_hardest(
     static: bool | None = None,
     easy: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Blocks of rows: :func:`hardest` without the matrix.
+    """Blocks of rows: :func:`hardest` without the matrix; a small one is held, if it is enough.
 
     Args:
         x: (n, d) rows.
@@ -265,6 +266,10 @@ def streaming_hardest(
     Returns:
         See there.
     """
+    if static is None and x.device.type == "cpu" and len(x) * len(y) <= WHOLE:
+        clear = clear_extremes(x, y, labels, y_labels, offset, easy)
+        if clear is not None:
+            return clear
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)

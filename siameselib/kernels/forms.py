@@ -40,21 +40,6 @@ def nt_xent(given: Similarities, scale: float) -> tuple[Tensor, Slopes]:
     return losses.mul_(positive).sum(1), Slopes(shares)
 
 
-def info_nce(given: Similarities, scale: float) -> tuple[Tensor, Slopes]:
-    """Row and column i against each other's negatives, in both directions."""
-    scores, beyond = given.near.mul_(scale), _beyond(scale)
-    own = scores.diagonal().clone()
-    _without_own(scores, given, beyond).add_(given.positive, alpha=-beyond)
-    losses, slopes = [], []
-    for axis in (1, 0):
-        sums, shares = _softmax(scores, axis)
-        loss, slope = _softplus(sums - own)
-        shares.mul_((slope * (scale / 2)).unsqueeze(axis)).diagonal().sub_(slope, alpha=scale / 2)
-        losses.append(loss)
-        slopes.append(shares)
-    return (losses[0] + losses[1]) / 2, Slopes(*slopes)
-
-
 def multi_similarity(
     given: Similarities, alpha: float, beta: float, base: float, epsilon: float | None
 ) -> tuple[Tensor, Slopes]:

@@ -17,7 +17,7 @@ def unit(x: Tensor) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         least, most = (float(each) for each in length.detach().aminmax())
         if least > _SAFE and most < 1 / _SAFE:  # the squares are ordinary numbers, too
-            return x / length, 1 / length
+            return x / length, length.reciprocal()
     power = power_of_two(x)
     scaled = x * power
     length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
