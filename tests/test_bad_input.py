@@ -286,6 +286,28 @@ def test_more_that_says_what_is_wrong(mistake, kind, message):
         mistake()
 
 
+SHARES = {
+    "PairSampler: positive_fraction": lambda x: sl.PairSampler(
+        LABELS, batch_size=4, positive_fraction=x
+    ),
+    "Augment: shift": lambda x: data.Augment(shift=x),
+    "Augment: erase": lambda x: data.Augment(erase=x),
+    "read_photo: crop": lambda x: data.read_photo(PHOTOS[0], size=8, crop=x),
+    "Verifier: crop": lambda x: Verifier(NET, size=8, crop=x),
+    "Doctor: margin": lambda x: sl.Doctor(LINEAR, margin=x),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_shares_that_are_none(name):
+    for wrong in ("0.5", [0.5], *([None] if name != "Doctor: margin" else [])):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got"):
+            SHARES[name](wrong)
+    for wrong in (NAN, -0.1, float("inf")):
+        with pytest.raises(ValueError, match=f"^{name} must .* got {wrong}"):
+            SHARES[name](wrong)
+
+
 PATHS = {
     "Verifier.load: path": Verifier.load,
     "Verifier.save: path": lambda path: verifier().save(path),

@@ -94,7 +94,7 @@ class Augment:
     ) -> None:
         strengths = {"shift": shift, "scale": scale, "rotate": rotate, "colour": colour}
         for name, value in {**strengths, "erase": erase}.items():
-            if not 0 <= value <= 1:
+            if not 0 <= _check.real("Augment", name, value) <= 1:
                 raise _check.refuse("Augment", name, "be from 0 to 1", value)
         _check_output("Augment", size, view)
         self.size, self.view = size, view

@@ -39,7 +39,7 @@ def read_photo(photo: object, *, size: int, crop: float = 1.0) -> NDArray[np.uin
         >>> read_photo(np.zeros((250, 250, 3), dtype=np.uint8), size=64, crop=0.6).shape
         (64, 64, 3)
     """
-    if not 0 < crop <= 1:
+    if not 0 < _check.real("read_photo", "crop", crop) <= 1:
         raise _check.refuse("read_photo", "crop", "lie in (0, 1]", crop)
     _check.positive("read_photo", "size", size)
     image = _open(photo)

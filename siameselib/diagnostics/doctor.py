@@ -64,8 +64,8 @@ class Doctor:
         every: Look at each so many-th step; the first ones are looked at more often.
 
     Raises:
-        TypeError: If ``model`` is no module.
-        ValueError: If ``every`` is not at least 1.
+        TypeError: If ``model`` is no module, ``every`` no integer or ``margin`` no number.
+        ValueError: If ``every`` is not at least 1, or ``margin`` not positive.
 
     Example:
         >>> import siameselib as sl
@@ -98,6 +98,8 @@ class Doctor:
             got = type(model).__name__
             raise _check.refuse("Doctor", "model", "be an nn.Module", got, TypeError)
         self.model, self.criterion, self.head = model, criterion, head
+        if margin is not None:
+            _check.positive("Doctor", "margin", margin)
         self.every = _check.integer("Doctor", "every", every, 1)
         self.reading = read(criterion, margin, metric)
         self.steps = 0

@@ -86,7 +86,7 @@ class Verifier:
             got = type(backbone).__name__
             raise _check.refuse("Verifier", "backbone", "be an nn.Module", got, TypeError)
         size = _check.integer("Verifier", "size", size, 1)
-        if not 0 < crop <= 1:
+        if not 0 < _check.real("Verifier", "crop", crop) <= 1:
             raise _check.refuse("Verifier", "crop", "be a share above 0, 1 at most", crop)
         self.backbone, self.head = backbone, head
         self.size, self.crop, self.metric, self.flip = size, crop, metric, flip

@@ -73,7 +73,8 @@ def batch_all_triplet_loss(
         ValueError: for shapes that do not fit, an unknown metric, window, reduction or backend,
             a window together with soft, a margin that is not positive, or, under ``validate``,
             embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [1.5], [2.0]])

@@ -74,7 +74,8 @@ def batch_contrastive_loss(
         ValueError: for shapes that do not fit, an unknown metric, reduction or backend, a margin
             that is not positive, a positive margin below 0, or, under ``validate``, embeddings
             that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.tensor([[0.0], [1.0], [1.5], [2.0]]), torch.tensor([0, 0, 1, 1])
@@ -155,7 +156,8 @@ def batch_bce_pair_loss(
     Raises:
         ValueError: for shapes that do not fit, an unknown reduction or backend, or, under
             ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.ones(4, 2), torch.tensor([0, 0, 1, 1])

@@ -67,7 +67,8 @@ def batch_hard_triplet_loss(
     Raises:
         ValueError: for shapes that do not fit, an unknown metric, reduction or backend, a margin
             that is not positive, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> import torch
@@ -152,7 +153,8 @@ def semi_hard_triplet_loss(
         ValueError: for shapes that do not fit, an unknown metric, fallback, reduction or
             backend, a max_positives below 1, a margin that is not positive, or, under
             ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> import torch

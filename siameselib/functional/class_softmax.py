@@ -63,7 +63,8 @@ def arc_face_loss(
     Raises:
         ValueError: for shapes that do not fit, labels out of range, an unknown word, a margin or
             scale out of range, or, under ``validate``, numbers that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> weight = torch.eye(2)
@@ -129,7 +130,8 @@ def cos_face_loss(
         ValueError: for shapes that do not fit, labels out of range, an unknown reduction or
             backend, a margin or scale out of range, or, under ``validate``, numbers that are not
             finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> weight = torch.eye(2)
@@ -190,7 +192,8 @@ def normalized_softmax_loss(
         ValueError: for shapes that do not fit, labels out of range, an unknown reduction or
             backend, a temperature out of range, or, under ``validate``, numbers that are not
             finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> weight = torch.eye(2)

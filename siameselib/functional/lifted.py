@@ -58,7 +58,8 @@ def lifted_structure_loss(
     Raises:
         ValueError: for shapes that do not fit, an unknown metric, reduction or backend, a margin
             that is not positive, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.tensor([[0.0], [1.0], [5.0], [5.0]]), torch.tensor([0, 0, 1, 1])

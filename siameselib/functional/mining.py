@@ -148,7 +148,8 @@ def mine_semi_hard(
     Raises:
         ValueError: for shapes that do not fit, an unknown metric, fallback or backend, a
             max_positives below 1, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0], [1.0], [4.0]])

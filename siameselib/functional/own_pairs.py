@@ -73,7 +73,8 @@ def pair_loss(
         ValueError: for shapes that do not fit, an unknown metric, reduction or backend, a function
             that does not return a value for each distance or that uses a tensor with a gradient
             besides its arguments, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.tensor([[0.0], [1.0], [1.5], [2.0]]), torch.tensor([0, 0, 1, 1])

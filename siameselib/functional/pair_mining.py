@@ -114,7 +114,8 @@ def mine_multi_similarity(
     Raises:
         ValueError: for shapes that do not fit, an epsilon that is not finite, an unknown metric or
             backend, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.tensor([[0.0], [1.0], [1.5], [9.0]]), torch.tensor([0, 0, 1, 1])

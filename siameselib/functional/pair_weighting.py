@@ -75,7 +75,8 @@ def multi_similarity_loss(
         ValueError: for shapes that do not fit, an unknown reduction or backend, an alpha, beta or
             epsilon that is not positive, a base outside [-1, 1], or, under ``validate``,
             embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
@@ -154,7 +155,8 @@ def circle_loss(
         ValueError: for shapes that do not fit, an unknown reduction or backend, a margin outside
             (0, 1), a gamma that is not positive, or, under ``validate``, embeddings that are not
             finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])

@@ -46,7 +46,7 @@ def contrastive_loss(
         ValueError: for shapes that differ ((n, 1) is never broadcast), for values of ``same``
             other than 0 and 1 (looked for on CPU tensors only, outside ``torch.compile``), for an
             unknown metric or reduction, or for a margin that is not positive.
-        TypeError: for embeddings that are not floating point.
+        TypeError: for embeddings that are not floating point, or options that are no numbers.
 
     Example:
         >>> x1, x2 = torch.zeros(2, 2), torch.tensor([[0.3, 0.4], [0.3, 0.4]])
@@ -90,7 +90,7 @@ def bce_pair_loss(
         ValueError: for shapes that differ ((n, 1) is never broadcast), for values of ``same``
             other than 0 and 1 (looked for on CPU tensors only, outside ``torch.compile``), for an
             unknown reduction, or for a weight that is not positive.
-        TypeError: for logits that are not floating point.
+        TypeError: for logits that are not floating point, or options that are no numbers.
 
     Example:
         >>> bce_pair_loss(torch.tensor([0.0, 0.0]), torch.tensor([True, False]))

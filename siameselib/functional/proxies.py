@@ -55,7 +55,8 @@ def proxy_nca_loss(
         ValueError: for shapes that do not fit, labels out of range, an unknown reduction or
             backend, a temperature out of range, or, under ``validate``, numbers that are not
             finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> proxies = torch.eye(2)
@@ -125,7 +126,8 @@ def proxy_anchor_loss(
         ValueError: for shapes that do not fit, labels out of range, an unknown reduction or
             backend, a margin or alpha out of range, or, under ``validate``, numbers that are not
             finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> proxies = torch.eye(2)

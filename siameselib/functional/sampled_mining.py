@@ -64,7 +64,8 @@ def mine_distance_weighted(
         ValueError: for shapes that do not fit, cutoffs that are not 0 < cutoff <
             nonzero_loss_cutoff ≤ 2, a max_positives below 1, a generator on another device, an
             unknown backend, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.eye(4)[[0, 0, 1, 2]] + 0.5, torch.tensor([0, 0, 1, 1])

@@ -55,7 +55,8 @@ def info_nce_loss(
     Raises:
         ValueError: for shapes that differ, an unknown reduction, or a temperature that is not
             positive.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x = torch.eye(2)
@@ -117,7 +118,8 @@ def sup_con_loss(
     Raises:
         ValueError: for shapes that do not fit, an unknown reduction or backend, a temperature
             that is not positive, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.ones(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])
@@ -184,7 +186,8 @@ def nt_xent_loss(
     Raises:
         ValueError: for shapes that do not fit, an unknown reduction or backend, a temperature
             that is not positive, or, under ``validate``, embeddings that are not finite.
-        TypeError: for embeddings that are not floating point or labels that are not integers.
+        TypeError: for embeddings that are not floating point, labels that are not integers, or
+            options that are no numbers.
 
     Example:
         >>> x, labels = torch.ones(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])

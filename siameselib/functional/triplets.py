@@ -55,7 +55,8 @@ def triplet_loss(
     Raises:
         ValueError: for shapes that differ, an unknown metric or reduction, or a margin that is
             not positive.
-        TypeError: for embeddings that are not floating point, or a mask that is not boolean.
+        TypeError: for embeddings that are not floating point, a mask that is not boolean, or
+            options that are no numbers.
 
     Example:
         >>> a, p, n = torch.tensor([[0.0]]), torch.tensor([[0.3]]), torch.tensor([[0.4]])

@@ -87,7 +87,7 @@ class PairSampler(EpochSampler[Pairs]):
         self.batch_size = _check.integer(where, "batch_size", batch_size, 1)
         if batch_size > n:
             raise _check.refuse(where, "batch_size", f"be at most the {n} images", batch_size)
-        if not 0 <= positive_fraction <= 1:
+        if not 0 <= _check.real(where, "positive_fraction", positive_fraction) <= 1:
             expected = "be between 0 and 1"
             raise _check.refuse(where, "positive_fraction", expected, positive_fraction)
         self._paired = np.flatnonzero(self._counts > 1)
