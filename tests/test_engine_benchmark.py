@@ -66,6 +66,19 @@ def test_promises_are_read_off_the_cells():
     assert "| SupCon | 8,192 | not measured | 6 | not measured | 1/30 |" in lines
 
 
+def test_the_summary_sets_them_side_by_side():
+    ours, theirs = cell("siameselib", 0.001, 2), cell("pytorch-metric-learning", 2.0, 500)
+    lines = tables.summary([ours, theirs])
+    assert "| NT-Xent, 256 | 1.00 ms, 2 MiB | 2,000 ms, 500 MiB | 2000.0 | 1/250 |" in lines
+
+
+def test_the_committed_pages_are_up_to_date():
+    kept = json.loads((cpu.RESULTS / "engine.json").read_text())
+    page = (cpu.RESULTS / "engine.md").read_text()
+    assert page == "# The engine on the CPU\n\n" + tables.text(kept)
+    assert not tables.in_page(kept, cpu.ROOT / "README.md", write=False)
+
+
 @pytest.mark.parametrize(
     ("before", "message"),
     [

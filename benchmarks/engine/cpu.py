@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 import siameselib as sl
+from benchmarks import pages
 from benchmarks.engine import tables
 from benchmarks.engine.peers import CASES, PACKAGES, PEERS, peer
 from benchmarks.engine.worker import LIMIT, batch, serve
-from siameselib.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
@@ -228,17 +228,13 @@ def main(argv: list[str] | None = None) -> int:
                     cells[key(cell)] = cell
                     print(describe(cell), flush=True)
             kept["cells"] = list(cells.values())
-            keep(kept, path)
-        keep(kept, path)
+            pages.write_json(path, kept)
+        pages.write_json(path, kept)
     tables.write(kept, args.out)
+    if args.out == RESULTS:
+        tables.in_page(kept, ROOT / "README.md")
     print(tables.text(kept))
     return int(any(errors["siameselib"] > 1 for errors in kept["parity"].values()))
-
-
-def keep(kept: dict[str, Any], path: Path) -> None:
-    """Write what is known so far."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def describe(cell: Cell) -> str:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pages
 from siameselib.files import replacing
 
 PML = "pytorch-metric-learning"
@@ -24,34 +25,62 @@ Cell = dict[str, Any]
 
 
 def text(kept: dict[str, Any]) -> str:
-    """Draw the page: machine, promises, and one table a loss."""
-    machine = kept["machine"]
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    """Draw the page: machine, promises, and one section a loss."""
     commits = sorted({f"`{cell['commit']}`" for cell in kept["cells"] if "commit" in cell})
     lines = [
-        f"Measured until {machine['date']} on {machine['processor']}, {machine['threads']} "
-        f"threads, at {', '.join(commits) or 'no commit yet'} (engine.json says which cell at "
-        f"which); {versions}.",
-        "Forward and backward, median, the peers in turn in one process each; memory is how far "
-        "the process's peak grew. Batches of unit vectors in noisy clusters, margin 0.2, "
-        "temperature 0.1.",
+        f"{measured(kept)} At {', '.join(commits) or 'no commit yet'}: engine.json says which cell "
+        "at which.",
+        "",
+        "B rows a batch, M of each identity, D dimensions. Median of forward and backward, the "
+        "peers in turn, each in a process of its own; memory is how far the peak of the process "
+        "grew. Batches of unit vectors in noisy clusters, margin 0.2, temperature 0.1; losses of "
+        "classes have 10,000 of them. InfoNCE takes half of the rows against the other half.",
+        "",
+        "## What was promised",
         "",
         *promises(kept["cells"]),
     ]
-    groups = defaultdict(list)
+    sections: dict[str, dict[tuple[int, int], list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in kept["cells"]:
-        groups[cell["case"], cell["per_class"], cell["width"]].append(cell)
-    for (case, per_class, width), cells in sorted(groups.items()):
+        sections[cell["case"]][-cell["per_class"], cell["width"]].append(cell)
+    for case, groups in sorted(sections.items(), key=lambda item: item[0].lower()):
         errors = ", ".join(f"{k} {v:.2f}" for k, v in kept["parity"][case].items())
-        lines += [
-            "",
-            f"### {case}, M = {per_class}, D = {width}",
-            "",
-            f"Error as a share of what is allowed: {errors}.",
-            "",
-            *table(cells),
-        ]
+        lines += ["", f"## {case}", "", f"Error as a share of what is allowed: {errors}."]
+        for (per_class, width), cells in sorted(groups.items()):
+            lines += ["", f"M = {-per_class}, D = {width}:", "", *table(cells)]
     return "\n".join(lines) + "\n"
+
+
+def measured(kept: dict[str, Any]) -> str:
+    """Say when, on what and with what."""
+    machine = kept["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    return (
+        f"Measured until {machine['date']} on {machine['processor']}, {machine['threads']} "
+        f"threads; {versions}."
+    )
+
+
+def summary(cells: list[Cell]) -> str:
+    """Draw the table of the README: one size a loss, ours beside PML."""
+    found = _lookup(cells)
+    lines = [
+        f"| loss, rows | siameselib | {PML} | times as fast | part of the memory |",
+        "|---|---|---|---|---|",
+    ]
+    for case, rows, *_ in PROMISES:
+        ours, theirs = (found.get((case, rows, 8, 128, n)) for n in ("siameselib", PML))
+        speed, part = _ratios(ours, theirs)
+        shown = " | ".join([_shown(ours), _shown(theirs), speed, part])
+        lines.append(f"| {case}, {rows:,} | {shown} |")
+    return "\n".join(lines)
+
+
+def _ratios(ours: Cell | None, theirs: Cell | None) -> tuple[str, str]:
+    if ours is None or theirs is None or "seconds" not in ours or "seconds" not in theirs:
+        return (missing := (theirs or {}).get("failed", "not measured")), missing
+    part = theirs["bytes"] / max(ours["bytes"], 1 << 20)
+    return f"{theirs['seconds'] / ours['seconds']:.1f}", f"1/{part:.0f}"
 
 
 def promises(cells: list[Cell]) -> list[str]:
@@ -63,11 +92,7 @@ def promises(cells: list[Cell]) -> list[str]:
     ]
     for case, rows, speed, memory in PROMISES:
         ours, theirs = (found.get((case, rows, 8, 128, n)) for n in ("siameselib", PML))
-        if ours is None or theirs is None or "seconds" not in ours or "seconds" not in theirs:
-            fast = part = (theirs or {}).get("failed", "not measured")
-        else:
-            fast = f"{theirs['seconds'] / ours['seconds']:.1f}"
-            part = f"1/{theirs['bytes'] / max(ours['bytes'], 1 << 20):.0f}"
+        fast, part = _ratios(ours, theirs)
         lines.append(f"| {case} | {rows:,} | {fast} | {speed} | {part} | 1/{memory} |")
     slower = [
         f"{cell['case']} at B = {cell['rows']:,}, M = {cell['per_class']}, D = {cell['width']}: "
@@ -110,11 +135,16 @@ def _lookup(cells: list[Cell]) -> dict[Any, Cell]:
 
 def write(kept: dict[str, Any], folder: Path) -> None:
     """Write engine.md and engine.png."""
-    with replacing(folder / "engine.md") as temporary:
-        temporary.write_text("# The engine on the CPU\n\n" + text(kept))
+    pages.write_text(folder / "engine.md", "# The engine on the CPU\n\n" + text(kept))
     if kept["cells"]:
         with replacing(folder / "engine.png") as temporary:
             _draw(kept["cells"], temporary)
+
+
+def in_page(kept: dict[str, Any], page: Path, *, write: bool = True) -> bool:
+    """Put the summary into a page, or only look; tell whether it was out of date."""
+    content = f"{measured(kept)}\n\n{summary(kept['cells'])}"
+    return pages.update(page, "engine", content, write=write)
 
 
 def _draw(cells: list[Cell], path: Path) -> None:
