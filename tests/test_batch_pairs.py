@@ -488,7 +488,7 @@ def test_never_holds_the_matrix(images):
 def test_operators_are_well_formed():
     x, labels = torch.randn(12, 3, requires_grad=True), torch.arange(12) // 3
     numbers = NUMBERS.clone().requires_grad_()
-    problem = (labels, labels, 0, "cosine", False, "same", "different")
+    problem = (labels, labels, 0, "cosine", None, "same", "different")
     each = torch.ops.siameselib.pair_sum_each.default
     torch.library.opcheck(each, (x, None, numbers, *problem))
     torch.library.opcheck(each, (x, x.detach() + 1, numbers, *problem))

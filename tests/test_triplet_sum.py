@@ -345,7 +345,7 @@ def test_never_holds_the_matrix(images):
 
 def test_operators_are_well_formed():
     x, labels = torch.randn(12, 3, requires_grad=True), torch.arange(12) // 3
-    problem = (labels, labels, 0, "euclidean", 0.2, "hinge", False)
+    problem = (labels, labels, 0, "euclidean", 0.2, "hinge", None)
     torch.library.opcheck(torch.ops.siameselib.triplet_sum_each.default, (x, None, *problem))
     fixed = x.detach()
     torch.library.opcheck(

@@ -78,6 +78,11 @@ def precision() -> str:
     return _precision
 
 
+def of_triton(backend: str) -> str | None:
+    """Return the precision if Triton's kernels are to run: what backward, too, has to go by."""
+    return _precision if backend == "triton" else None
+
+
 def choose(
     op: str,
     rows: int,

@@ -42,6 +42,31 @@ def range_shift(x: Tensor, y: Tensor) -> Tensor:
     return exponent.clamp(-top // 2, top) - exponent
 
 
+class Scaled(NamedTuple):
+    """Both sides as :func:`scaled` makes them, and two float64 numbers."""
+
+    x: Tensor
+    y: Tensor | None
+    unit: Tensor
+    """What a distance of 1 has become."""
+    back: Tensor
+    """What makes of the gradient of a new distance in x that of the old one."""
+
+
+def scaled(x: Tensor, y: Tensor | None, metric: str) -> Scaled:
+    """Scale rows and columns, None for the same, for distances of a metric: see in_range."""
+    one = torch.ones((), device=x.device, dtype=torch.float64)
+    if metric == "cosine":
+        return Scaled(x, y, one, one)
+    shift = range_shift(x, x if y is None else y)
+    if shift.device.type == "cpu" and shift == 0:
+        return Scaled(x, y, one, one)
+    scale = torch.ldexp(one, shift)
+    unit = scale.square() if metric == "sqeuclidean" else scale
+    y = None if y is None else torch.ldexp(y, shift)
+    return Scaled(torch.ldexp(x, shift), y, unit, scale / unit)
+
+
 class Grouped(NamedTuple):
     """Rows and columns in label order, and which columns share each row's label."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siameselib.kernels.blocks import group, range_shift
+from siameselib.kernels.blocks import group, scaled
 from siameselib.kernels.logsumexp_sweep import SMALL, Running
 from siameselib.kernels.sweep import Metric, Sweep, Tile
 
@@ -30,18 +30,9 @@ class Problem:
     ) -> None:
         self.keep = False  # the sweep, for the gradient
         self.sweep: _Both | None = None
-        scale = torch.ones((), device=x.device, dtype=torch.float64)
-        columns = x if y is None else y
-        if metric != "cosine":
-            shift = range_shift(x, columns)
-            if shift.device.type != "cpu" or shift != 0:
-                scale = torch.ldexp(scale, shift)
-                x = torch.ldexp(x, shift)
-                columns = x if y is None else torch.ldexp(columns, shift)
-        unit = scale.square() if metric == "sqeuclidean" else scale  # of the distances
-        self.per_unit = (1 / unit).to(x.dtype)
-        self.pulled = (scale / unit).to(x.dtype)  # what the gradient is to be multiplied by
-        self.grouped = group(x, labels, columns, y_labels, offset)
+        x, y, unit, back = scaled(x, y, metric)
+        self.per_unit, self.pulled = (1 / unit).to(x.dtype), back.to(x.dtype)
+        self.grouped = group(x, labels, x if y is None else y, y_labels, offset)
         self.metric = Metric(metric)
 
     def back(self, values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from siameselib.kernels import choose
+from siameselib.kernels import choose, of_triton
 from siameselib.kernels.given import first_only
 from siameselib.kernels.logsumexp_sweep import Sweep
 from siameselib.kernels.score import Score
@@ -71,7 +71,7 @@ def logsumexp(
         return Sums(*reference(*problem))
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     run: Any = _forward if torch.compiler.is_compiling() else _LogSumExp.apply
-    return Sums(*run(*problem, backend == "triton"))
+    return Sums(*run(*problem, of_triton(backend)))
 
 
 def reference(
@@ -102,11 +102,13 @@ def reference(
     return scores.logsumexp(1), scores.logsumexp(0) if both else nothing, top
 
 
-def _way(*problem: Any) -> Sweep:  # the last entry says whether Triton's, of the same methods
-    way: Any = Sweep
-    if problem[-1]:
-        from siameselib.kernels.logsumexp_triton import Sweep as way
-    sweep: Sweep = way(*problem[:-1])
+def _way(*problem: Any) -> Sweep:  # the last entry is the precision of Triton's, if that is to run
+    if problem[-1] is None:
+        return Sweep(*problem[:-1])
+    from siameselib.kernels import logsumexp_triton
+
+    way: Any = logsumexp_triton.Sweep  # has the same methods
+    sweep: Sweep = way(*problem)
     return sweep
 
 
@@ -149,7 +151,7 @@ def _forward(
     relaxation: float | None,
     both: bool,
     largest: bool,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         sweep = _way(x, ids, y, y_ids, floor, scale, relaxation, both, largest, triton)
@@ -171,7 +173,7 @@ def _backward(
     relaxation: float | None,
     both: bool,
     largest: bool,
-    triton: bool,
+    triton: str | None,
     y_too: bool,
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
@@ -190,7 +192,7 @@ def _(
     relaxation: float | None,
     both: bool,
     largest: bool,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     columns = len(x if y is None else y)
     n = len(x)
@@ -212,7 +214,7 @@ def _(
     relaxation: float | None,
     both: bool,
     largest: bool,
-    triton: bool,
+    triton: str | None,
     y_too: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(0) if y is None else torch.empty_like(y)

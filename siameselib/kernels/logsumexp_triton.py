@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siameselib.kernels import precision, sums_triton, weights_triton
+from siameselib.kernels import sums_triton, weights_triton
 from siameselib.kernels.factors_triton import HEIGHT, cut
 from siameselib.kernels.score import Score
 from siameselib.kernels.sides_triton import Side, near_constants, sides
@@ -44,6 +44,7 @@ class Matrix:
         floor: Tensor | None,
         score: Score,
         offset: int | None,
+        precision: str,
         *,
         static: bool = False,
         positives: bool = False,
@@ -51,7 +52,7 @@ class Matrix:
     ) -> None:
         self.score, self.floor = score, floor
         self.static, self.positives, self.soft = static, positives, soft
-        chosen = cut(x.shape[1], precision(), score.scale, mixed=ids is None)
+        chosen = cut(x.shape[1], precision, score.scale, mixed=ids is None)
         self.cut = chosen.fitted(x.device)
         self.rows, self.columns, self.centre = sides(x, ids, y, y_ids, offset, self.cut)
 
@@ -267,10 +268,11 @@ class Sweep:
         relaxation: float | None,
         both: bool,
         largest: bool,
+        precision: str,
     ) -> None:
         static = relaxation is None and scale <= _STATIC and not largest
         score, offset = Score(scale, relaxation), 0 if y is None else None
-        self.matrix = Matrix(x, ids, y, y_ids, floor, score, offset, static=static)
+        self.matrix = Matrix(x, ids, y, y_ids, floor, score, offset, precision, static=static)
         self.both, self.largest = both, largest
 
     def keep(self) -> None:
@@ -311,10 +313,20 @@ class Positives:
         offset: int | None,
         scale: float,
         relaxation: float | None,
+        precision: str,
     ) -> None:
         self.bound, score = bound, Score(scale, relaxation)
         self.matrix = Matrix(
-            x, ids, y, y_ids, floor, score, offset, positives=True, soft=bound is not None
+            x,
+            ids,
+            y,
+            y_ids,
+            floor,
+            score,
+            offset,
+            precision,
+            positives=True,
+            soft=bound is not None,
         )
 
     def keep(self) -> None:

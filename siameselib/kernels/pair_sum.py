@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from siameselib.kernels import choose
-from siameselib.kernels.blocks import group, pair_counts, range_shift
+from siameselib.kernels import choose, of_triton
+from siameselib.kernels.blocks import group, pair_counts, scaled
 from siameselib.kernels.given import first_only, given
 from siameselib.kernels.pair_terms import LOGISTIC, TERMS, Term
 from siameselib.kernels.pair_total import Total, filled, one_by_one, tile_by_tile
@@ -98,7 +98,7 @@ def pair_sum(
     compiling = torch.compiler.is_compiling()
     if compiling and not named:
         raise ValueError("pair_sum: torch.compile takes only backend 'reference' for such a term")
-    task = (*problem, backend == "triton", *terms)
+    task = (*problem, of_triton(backend), *terms)
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     if each:
         run: Any = _each_op if compiling else _Each.apply
@@ -156,7 +156,7 @@ def _sweep(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
-    triton: bool,
+    triton: str | None,
     positive: Any,
     negative: Any,
     weights: Tensor | None,
@@ -172,15 +172,9 @@ def _sweep(
         if triton:
             from siameselib.kernels.pair_sum_triton import sweep
 
-            problem = (labels, y_labels, offset, metric, positive, negative)
+            problem = (labels, y_labels, offset, metric, triton, positive, negative)
             return sweep(x, y, numbers, *problem, weights, gradient)
-        back = torch.ones((), dtype=torch.float64, device=x.device)
-        if metric != "cosine":
-            shift = range_shift(x, x if y is None else y)
-            if not readable or shift != 0:
-                back = torch.ldexp(back, shift)
-                x, y = torch.ldexp(x, shift), None if y is None else torch.ldexp(y, shift)
-        unit = back.square() if metric == "sqeuclidean" else back  # of the distances
+        x, y, unit, back = scaled(x, y, metric)
         grouped = group(x, labels, x if y is None else y, y_labels, offset)
         few = readable and bool(grouped.positive_count().max() <= FEW)
         loss, dnumbers = numbers.new_zeros(2, len(x)), numbers.new_zeros(2, len(numbers))
@@ -198,7 +192,7 @@ def _sweep(
             active[k], distances[k] = total.active, total.distances
             if gradient:
                 for whole, part in zip((dx, dy), found, strict=True):
-                    whole[k] = part * (back / unit).to(part.dtype)
+                    whole[k] = part * back.to(part.dtype)
         return loss, active, distances.to(x.dtype), dx, dnumbers, dy
 
 
@@ -211,7 +205,7 @@ def _sweep_op(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
-    triton: bool,
+    triton: str | None,
     positive: str,
     negative: str,
     weights: Tensor | None,
@@ -230,7 +224,7 @@ def _(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
-    triton: bool,
+    triton: str | None,
     positive: str,
     negative: str,
     weights: Tensor | None,
@@ -250,7 +244,7 @@ def _each(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
-    triton: bool,
+    triton: str | None,
     positive: Any,
     negative: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -348,7 +342,7 @@ def _each_op(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
-    triton: bool,
+    triton: str | None,
     positive: str,
     negative: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -367,7 +361,7 @@ def _(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
-    triton: bool,
+    triton: str | None,
     positive: str,
     negative: str,
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,13 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siameselib.kernels import pairs_triton, precision
-from siameselib.kernels.blocks import range_shift
+from siameselib.kernels import pairs_triton
+from siameselib.kernels.blocks import scaled
 from siameselib.kernels.factors_triton import HEIGHT, Cut, cut
-from siameselib.kernels.sides_triton import Side, Sides, near_constants, sides
+from siameselib.kernels.sides_triton import Side, Sides, near_constants, sides, states
 from siameselib.kernels.tiles_triton import FUSED, parts, processors
-
-_FAR = 2.0**125  # the squared length of a vector that only fills up a tile
 
 
 class _Problem(NamedTuple):
@@ -34,23 +32,17 @@ def sweep(
     y_labels: Tensor,
     offset: int | None,
     metric: str,
+    precision: str,
     positive: str,
     negative: str,
     weights: Tensor | None,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return what the sweep of :mod:`siameselib.kernels.pair_sum` returns."""
-    back = torch.ones((), device=x.device)
-    if metric != "cosine":
-        shift = range_shift(x, x if y is None else y)
-        back = torch.ldexp(back, shift)
-        x, y = torch.ldexp(x, shift), None if y is None else torch.ldexp(y, shift)
-    unit = back.square() if metric == "sqeuclidean" else back  # of the distances
-    chosen = cut(x.shape[1], precision()).narrowed().fitted(x.device)
+    x, y, unit, back = scaled(x, y, metric)
+    chosen = cut(x.shape[1], precision).narrowed().fitted(x.device)
     both = sides(x, labels, y, None if y is None else y_labels, offset, chosen)
-    given = torch.cat(
-        [numbers.float(), numbers.new_zeros(2 - len(numbers)).float(), 1 / unit[None]]
-    )
+    given = torch.cat([numbers, numbers.new_zeros(2 - len(numbers)), 1 / unit[None]]).float()
     problem = _Problem(both, chosen, metric, given, len(numbers) > 0, gradient)
     rows, columns = both.rows, both.columns
     loss, dnumbers = numbers.new_zeros(2, len(x)), numbers.new_zeros(2, len(numbers))
@@ -59,10 +51,10 @@ def sweep(
     dy = x.new_empty(2, *(y.shape if gradient and y is not None else (0,)))
     for k, term in enumerate((positive, negative)):
         weight = x.new_ones(len(x)) if weights is None else weights[k].to(x.dtype)
-        of_rows = _states(rows, metric, weight)
-        of_columns = of_rows if y is None else _states(columns, metric, None)
+        of_rows = states(rows, metric, weight)
+        of_columns = of_rows if y is None else states(columns, metric, None)
         roles = 0 if weights is None else 3 if y is None else 1
-        factor = back / unit * (2 if weights is None and y is None else 1)
+        factor = back.float() * (2 if weights is None and y is None else 1)
         part, sums = _pass(problem, rows, columns, of_rows, of_columns, roles, term, k == 0)
         loss[k] = rows.back(sums[1])
         active[k], distances[k] = sums[2].long().sum(), sums[3].sum()
@@ -75,19 +67,6 @@ def sweep(
                 )
                 dy[k] = columns.back(part) * factor
     return loss, active, distances.to(x.dtype), dx, dnumbers, dy
-
-
-def _states(some: Side, metric: str, weight: Tensor | None) -> Tensor:
-    # The squared length, how often pairs count, and what the squared distances are raised by.
-    n = len(some)
-    states = some.x.new_zeros(3, len(some.start))
-    zero = some.zero.float() if metric == "cosine" else torch.zeros_like(some.x[:, 0])
-    states[0, :n] = some.x.square().sum(1) + zero
-    states[0, n:] = _FAR
-    if weight is not None:
-        states[1] = some.whole(weight)
-    states[2, :n] = zero
-    return states
 
 
 def _derivatives(term: str, sums: Tensor, weight: Tensor, count: int) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siameselib.kernels import choose
+from siameselib.kernels import choose, of_triton
 from siameselib.kernels.bands import Bands, bands
 from siameselib.kernels.given import first_only
 from siameselib.kernels.logsumexp_sweep import SMALL
@@ -115,7 +115,7 @@ def _sum(
         return reference(*problem)
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     run: Any = _forward if torch.compiler.is_compiling() else _PositiveSum.apply
-    total, largest = run(*problem, backend == "triton")
+    total, largest = run(*problem, of_triton(backend))
     return total, largest
 
 
@@ -245,10 +245,12 @@ class _Scored(NamedTuple):
     """of f, over the root of the scale; None for 1."""
 
 
-def _way(*problem: Any) -> Any:  # the last entry says whether Triton's
-    if problem[-1]:
-        from siameselib.kernels.logsumexp_triton import Positives
-    return (Positives if problem[-1] else _Sweep)(*problem[:-1])
+def _way(*problem: Any) -> Any:  # the last entry is the precision of Triton's, if that is to run
+    if problem[-1] is None:
+        return _Sweep(*problem[:-1])
+    from siameselib.kernels.logsumexp_triton import Positives
+
+    return Positives(*problem)
 
 
 class _PositiveSum(torch.autograd.Function):
@@ -293,7 +295,7 @@ def _forward(
     offset: int | None,
     scale: float,
     relaxation: float | None,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         sweep = _way(x, ids, y, y_ids, bound, floor, offset, scale, relaxation, triton)
@@ -314,7 +316,7 @@ def _backward(
     offset: int | None,
     scale: float,
     relaxation: float | None,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         sweep = _way(x, ids, y, y_ids, bound, floor, offset, scale, relaxation, triton)
@@ -333,7 +335,7 @@ def _(
     offset: int | None,
     scale: float,
     relaxation: float | None,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(len(x)), x.new_empty(len(x) if bound is None else 0)
 
@@ -351,7 +353,7 @@ def _(
     offset: int | None,
     scale: float,
     relaxation: float | None,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy = x.new_empty(0) if y is None else torch.empty_like(y)
     return torch.empty_like(x), dy, x.new_empty(x.shape[:1])

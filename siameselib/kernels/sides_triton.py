@@ -10,6 +10,7 @@ from siameselib.kernels.blocks import Grouped, group
 from siameselib.kernels.factors_triton import HEIGHT, Cut
 from siameselib.kernels.tiles_triton import INTERPRETED, filled
 
+_FAR = 2.0**125  # the squared length of a vector that only fills up a tile
 _ENTRIES = 1 << 13  # differences that a program of the near kernels takes at once
 
 
@@ -96,6 +97,22 @@ def _side(
     zero, x = (x == 0).all(1), x - centre
     start, end, own = (filled(each.int(), HEIGHT) for each in ranges)
     return Side(x, cut.split(x), order, start, end, own, zero)
+
+
+def states(some: Side, metric: str, weight: Tensor | None, count: int = 3) -> Tensor:
+    """Return what a kernel of distances knows of each vector of a side, and room for more.
+
+    The squared length, how often its pairs count, and what their squared distances are raised by.
+    """
+    n = len(some)
+    found = some.x.new_zeros(count, len(some.start))
+    zero = some.zero.float() if metric == "cosine" else torch.zeros_like(some.x[:, 0])
+    found[0, :n] = some.x.square().sum(1) + zero
+    found[0, n:] = _FAR
+    if weight is not None:
+        found[1] = some.whole(weight)
+    found[2, :n] = zero
+    return found
 
 
 def near_constants(d: int) -> dict[str, int]:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siameselib.kernels import choose
-from siameselib.kernels.blocks import Grouped, group, range_shift
+from siameselib.kernels import choose, of_triton
+from siameselib.kernels.blocks import Grouped, group, scaled
 from siameselib.kernels.given import first_only, given
 from siameselib.kernels.sweep import Metric
 from siameselib.kernels.thresholds import FEW, Found, by_comparing, by_sorting
@@ -84,7 +84,7 @@ def triplet_sum(
             x, ids, columns, y_ids, offset, Metric(metric), margin, kind
         )
         return Sums(loss if each else loss.sum(), active, distances)
-    problem = (ids, y_ids, offset, metric, margin, kind, backend == "triton")
+    problem = (ids, y_ids, offset, metric, margin, kind, of_triton(backend))
     compiling = torch.compiler.is_compiling()
     # In eager mode no operators: the first call of one imports all of torch._dynamo.
     if each:
@@ -111,7 +111,7 @@ def _each(
     metric: str,
     margin: float,
     kind: str,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of each anchor, its count, and the sums of distances."""
     problem = (labels, y_labels, offset, metric, margin, kind, triton)
@@ -190,7 +190,7 @@ def _sweep(
     metric: str,
     margin: float,
     kind: str,
-    triton: bool,
+    triton: str | None,
     weights: Tensor | None,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -203,23 +203,17 @@ def _sweep(
         if triton:
             from siameselib.kernels.triplet_sum_triton import sweep
 
-            return sweep(x, y, labels, y_labels, offset, metric, margin, kind, weights, gradient)
-        scale = torch.ones((), device=x.device, dtype=torch.float64)
-        columns = x if y is None else y
-        if metric != "cosine":
-            shift = range_shift(x, columns)
-            scale = torch.ldexp(scale, shift)
-            x = torch.ldexp(x, shift)
-            columns = x if y is None else torch.ldexp(columns, shift)
-        unit = scale.square() if metric == "sqeuclidean" else scale  # of the distances
-        grouped = group(x, labels, columns, y_labels, offset)
+            problem = (labels, y_labels, offset, metric, margin, kind, triton)
+            return sweep(x, y, *problem, weights, gradient)
+        x, y, unit, back = scaled(x, y, metric)
+        grouped = group(x, labels, x if y is None else y, y_labels, offset)
         if weights is not None:
             weights = weights.to(x.dtype)[grouped.rows]
-        problem = (grouped, Metric(metric), margin, unit, kind)
-        found = _way(grouped, kind)(*problem, weights, gradient)
+        way = _way(grouped, kind)
+        found = way(grouped, Metric(metric), margin, unit, kind, weights, gradient)
         loss, active = torch.empty_like(found.loss), torch.empty_like(found.active)
         loss[grouped.rows], active[grouped.rows] = found.loss, found.active
-        dx, dy = (each * (scale / unit).to(each.dtype) for each in found.gradient)
+        dx, dy = (each * back.to(each.dtype) for each in found.gradient)
         return loss, active, (found.distances / unit).to(x.dtype), dx, dy
 
 
@@ -244,7 +238,7 @@ def _(
     metric: str,
     margin: float,
     kind: str,
-    triton: bool,
+    triton: str | None,
     weights: Tensor | None,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -268,6 +262,6 @@ def _(
     metric: str,
     margin: float,
     kind: str,
-    triton: bool,
+    triton: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape[:1]), torch.empty_like(labels), x.new_empty(2)

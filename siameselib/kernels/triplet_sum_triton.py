@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siameselib.kernels import crowds_triton, levels_triton, precision, triplets_triton
-from siameselib.kernels.blocks import range_shift
+from siameselib.kernels import crowds_triton, levels_triton, triplets_triton
+from siameselib.kernels.blocks import scaled
 from siameselib.kernels.factors_triton import HEIGHT, Cut, cut
-from siameselib.kernels.sides_triton import Side, near_constants, sides
+from siameselib.kernels.sides_triton import Side, near_constants, sides, states
 from siameselib.kernels.tiles_triton import FUSED, parts, processors
 
-_FAR = 2.0**125  # the squared length of a vector that only fills up a tile
 _ROOM = 64  # positives of an anchor on average that there is room for
 _LEAST_ROOM = 1 << 21  # pairs that there is room for in any case
 _COUNTED = 1 << 24  # float32 has all integers up to there
@@ -36,17 +35,13 @@ def sweep(
     metric: str,
     margin: float,
     kind: str,
+    precision: str,
     weights: Tensor | None,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return what the sweep of :mod:`siameselib.kernels.triplet_sum` returns."""
-    scale = torch.ones((), device=x.device, dtype=torch.float64)
-    if metric != "cosine":
-        shift = range_shift(x, x if y is None else y)
-        scale = torch.ldexp(scale, shift)
-        x, y = torch.ldexp(x, shift), None if y is None else torch.ldexp(y, shift)
-    unit = scale.square() if metric == "sqeuclidean" else scale  # of the distances
-    chosen = narrow_cut(x.shape[1], precision()).fitted(x.device)
+    x, y, unit, back = scaled(x, y, metric)
+    chosen = narrow_cut(x.shape[1], precision).fitted(x.device)
     both = sides(x, labels, y, None if y is None else y_labels, offset, chosen)
     rows, columns = both.rows, both.columns
     weight = x.new_ones(len(x)) if weights is None else weights.to(x.dtype)
@@ -71,17 +66,16 @@ def sweep(
         loss, active = (loss + value) / unit, (counts + more[1]).long()
     distances = torch.stack([torch.where(there, each, 0).sum() for each in (apart, sums[2])])
     dx, dy = x.new_empty(0), x.new_empty(0)
-    back = (scale / unit).float()
     if gradient:
         if y is None:
             _crowds(problem, *ends, left, near, "others")
-        dx = rows.back((near - far) * back)
+        dx = rows.back((near - far) * back.float())
     if gradient and y is not None:
         turned = (columns, rows, of_columns, of_rows, none, lists)
         _, far, _ = _negatives(problem, *turned, levels)
         near, *_ = _positives(problem, *turned, counted)
         _crowds(problem, *ends, left, near, "others")
-        dy = columns.back((near - far) * back)
+        dy = columns.back((near - far) * back.float())
     return rows.back(loss), rows.back(active), (distances / unit).to(x.dtype), dx, dy
 
 
@@ -117,18 +111,10 @@ def _lists(rows: Side, columns: Side, positives: Tensor) -> tuple[Tensor, Tensor
 
 
 def _states(some: Side, metric: str, weight: Tensor | None) -> Tensor:
-    # The squared length, how much an anchor weighs, what squared distances are raised by, and the
-    # highest threshold of an anchor.
-    n = len(some)
-    states = some.x.new_zeros(4, len(some.start))
-    zero = some.zero.float() if metric == "cosine" else torch.zeros_like(some.x[:, 0])
-    states[0, :n] = some.x.square().sum(1) + zero
-    states[0, n:] = _FAR
-    if weight is not None:
-        states[1] = some.whole(weight)
-    states[2, :n] = zero
-    states[3] = levels_triton.NOTHING.value
-    return states
+    # Those of a side, and the highest threshold of an anchor.
+    found = states(some, metric, weight, 4)
+    found[3] = levels_triton.NOTHING.value
+    return found
 
 
 def _levels(

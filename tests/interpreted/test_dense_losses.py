@@ -186,3 +186,18 @@ def test_fast_is_less_exact_and_good_enough():
             found = gradients(sup_con_loss, [x], labels)[1][0]
         far[precision] = (found - wide).norm() / wide.norm()
     assert far["exact"] < EXACT < far["fast"] < 5e-3
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_precision_of_forward_holds_in_backward(name):
+    x, labels = clustered(140, 20, 24)
+    found = {}
+    for pair in (("exact", "exact"), ("exact", "fast"), ("fast", "fast")):
+        inputs = x.clone().requires_grad_()
+        with sl.use_backend("triton", precision=pair[0]):
+            losses = LOSSES[name](inputs, labels, reduction="none")
+        with sl.use_backend("triton", precision=pair[1]):
+            losses.sum().backward()
+        found[pair] = inputs.grad
+    assert torch.equal(found["exact", "fast"], found["exact", "exact"])
+    assert not torch.equal(found["exact", "fast"], found["fast", "fast"])
