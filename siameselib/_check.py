@@ -64,7 +64,7 @@ def labels(where: str, value: Tensor, n: int, name: str = "labels") -> None:
         raise refuse(where, name, "be integers, one per identity", value.dtype, TypeError)
 
 
-def choice(where: str, name: str, value: object, options: Sequence[str]) -> None:
+def choice(where: str, name: str, value: object, options: Sequence[str | None]) -> None:
     """Refuse a word that is not one of the options."""
     if value not in options:
         raise refuse(where, name, "be one of " + ", ".join(map(repr, options)), repr(value))

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from siameselib import _check
-from siameselib.functional.easy_mining import mine_easy_positive, mine_hardest_negatives
+from siameselib.functional.batch import check_words
+from siameselib.functional.easy_mining import (
+    check_easy_positive,
+    check_hardest_negatives,
+    mine_easy_positive,
+    mine_hardest_negatives,
+)
 from siameselib.functional.mining import (
     Triplets,
-    check_max_positives,
+    check_semi_hard,
     mine_batch_hard,
     mine_semi_hard,
 )
@@ -45,6 +51,7 @@ class BatchHardMiner(nn.Module):
         self, *, metric: str = "euclidean", validate: bool = False, backend: str = "auto"
     ) -> None:
         super().__init__()
+        check_words("BatchHardMiner", metric=metric, backend=backend)
         self.metric = metric
         self.validate = validate
         self.backend = backend
@@ -94,6 +101,7 @@ class DistanceWeightedMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("DistanceWeightedMiner", backend=backend)
         check_draws("DistanceWeightedMiner", cutoff, nonzero_loss_cutoff, max_positives)
         self.cutoff = cutoff
         self.nonzero_loss_cutoff = nonzero_loss_cutoff
@@ -158,6 +166,8 @@ class EasyPositiveMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("EasyPositiveMiner", metric=metric, backend=backend)
+        check_easy_positive("EasyPositiveMiner", negative, fallback)
         self.negative = negative
         self.metric = metric
         self.fallback = fallback
@@ -210,7 +220,8 @@ class HardestNegativesMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _check.integer("HardestNegativesMiner", "k", k, 1)
+        check_words("HardestNegativesMiner", metric=metric, backend=backend)
+        check_hardest_negatives("HardestNegativesMiner", k, positive)
         self.k = k
         self.positive = positive
         self.metric = metric
@@ -262,6 +273,7 @@ class MultiSimilarityMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("MultiSimilarityMiner", metric=metric, backend=backend)
         _check.number("MultiSimilarityMiner", "epsilon", epsilon)
         self.epsilon = epsilon
         self.metric = metric
@@ -314,7 +326,8 @@ class SemiHardMiner(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        check_max_positives("SemiHardMiner", max_positives)
+        check_words("SemiHardMiner", metric=metric, backend=backend)
+        check_semi_hard("SemiHardMiner", fallback, max_positives)
         self.metric = metric
         self.fallback = fallback
         self.max_positives = max_positives

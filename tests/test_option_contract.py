@@ -1,8 +1,9 @@
-"""Numeric options of every loss and miner: what is no such number is refused by name.
+"""Options of every loss and miner: what is no such number, or no such word, is refused by name.
 
 Modules refuse it where they are built, functions where they are called.
 """
 
+import ast
 import inspect
 import math
 
@@ -90,6 +91,64 @@ def test_a_number_out_of_range_is_refused(name, option, kind, use):
     for value in wrong:
         with pytest.raises((ValueError, TypeError), match=rf"^{where}: .*\b{option}\b.*{value}"):
             USES[use](name, **{option: value})
+
+
+def worded_options():
+    """(class, option) of all that take one of several words."""
+    for name, cls in CLASSES.items():
+        for option, parameter in inspect.signature(cls).parameters.items():
+            if isinstance(parameter.default, str) or "str" in str(parameter.annotation):
+                yield name, option
+
+
+WORDED = list(worded_options())
+
+
+def test_found_the_words():
+    assert len(WORDED) > 50
+    assert {option for _, option in WORDED} == {
+        *("backend", "beyond", "fallback", "metric", "negative", "positive", "reduction", "window")
+    }
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "", 3])
+@pytest.mark.parametrize(("name", "option"), WORDED)
+def test_an_unknown_word_is_refused_where_the_module_is_built(name, option, wrong):
+    said = []
+    of_function = rf"({function_of(name).__name__}|paired_distance)"
+    for use, where in ((build, name), (call, of_function)):
+        message = rf"^{where}: {option} must be one of .*, got {wrong!r}$"
+        with pytest.raises(ValueError, match=message) as refused:
+            use(name, **{option: wrong})
+        said.append(str(refused.value).split(": ", 1)[1])
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(("name", "option"), WORDED)
+def test_every_word_that_is_offered_can_be_had(name, option):
+    with pytest.raises(ValueError, match=f"{option} must be one of") as refused:
+        build(name, **{option: "nonsense"})
+    offered = str(refused.value).rsplit(", got", 1)[0].split("one of ")[1]
+    for word in ast.literal_eval(f"[{offered}]"):
+        assert getattr(build(name, **{option: word}), option) == word
+        if option != "backend":  # not every backend runs everywhere
+            call(name, **{option: word})
+
+
+def test_options_that_contradict_each_other():
+    for use in (build, call):
+        with pytest.raises(ValueError, match="window must be None when soft, got 'semi-hard'"):
+            use("BatchAllTripletLoss", window="semi-hard", soft=True)
+
+
+@pytest.mark.parametrize("name", [name for name, option in WORDED if option == "metric"])
+def test_a_function_is_a_metric_of_explicit_samples_alone(name):
+    metric = siameselib.functional.mean_square_distance
+    if name in {"ContrastiveLoss", "TripletLoss"}:
+        assert build(name, metric=metric).metric is metric
+    else:
+        with pytest.raises(ValueError, match=f"^{name}: metric must be one of 'euclidean'"):
+            build(name, metric=metric)
 
 
 @pytest.mark.parametrize("wrong", ["0", 0.5, [0]])

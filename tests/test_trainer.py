@@ -16,6 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+import siameselib as sl
+from siameselib.evaluation import Verifier
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lfw"
 RESULT = {
     "protocol",
@@ -386,6 +389,40 @@ def test_verify_says_who_is_who(run, lfw, capsys):
     ):
         assert verify(wrong) == 1
         assert said in capsys.readouterr().err
+
+
+def test_verify_names_the_photos_it_cannot_read_and_ranks_the_others(
+    lfw, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.syspath_prepend(EXAMPLE)
+    verify = importlib.import_module("verify").main
+    model, folder = str(tmp_path / "model.pt"), tmp_path / "photos"
+    Verifier(sl.C19(image_size=16), size=16).fit([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0]).save(model)
+    shutil.copytree(lfw / "lfw-deepfunneled" / "P_01", folder)
+    whole = (folder / "P_01_0001.jpg").read_bytes()
+    (folder / "P_01_0002.jpg").write_bytes(b"no picture")
+    (folder / "P_01_0003.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "a folder.jpg").mkdir()
+    ask = [model, str(lfw / "lfw-deepfunneled/P_01/P_01_0001.jpg"), str(folder)]
+    assert verify(ask) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == ["P_01_0001.jpg", "P_01_0004.jpg"]
+    *named, count = err.splitlines()
+    assert [line.split(" is ")[0].rsplit("/", 1)[1] for line in named] == [
+        "P_01_0002.jpg",
+        "P_01_0003.jpg",
+        "a folder.jpg",
+    ]
+    assert count == "verify.py: 3 of 5 photos left out"
+    for photo in ("P_01_0001.jpg", "P_01_0004.jpg"):
+        (folder / photo).write_bytes(b"")
+    assert verify(ask) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == "verify.py: 5 of 5 photos left out"
+    ask[1] = str(folder / "P_01_0002.jpg")  # without the photo to compare there is no ranking
+    assert verify(ask) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_judge_fits_at_a_rate_and_reports(run, lfw, tmp_path, capsys):

@@ -4,7 +4,8 @@
     python examples/lfw/verify.py model.pt a.jpg folder/
 
 Photos must be framed like the training images (for LFW: its deep-funneled 250 x 250 frames);
-there is no face detector in here. With a folder, the first photo is compared with each in it.
+there is no face detector in here. With a folder, the first photo is compared with each in it;
+photos that cannot be read are named and left out.
 """
 
 import argparse
@@ -34,10 +35,22 @@ def main(argv: list[str] | None = None) -> int:
         )
         if not photos:
             raise ValueError(f"there is no photo in {args.other}")
-        f = verifier.embed(np.stack([verifier.prepare_photo(p) for p in [args.photo, *photos]]))
-        scores = verifier.scores(f[:1].expand(len(photos), -1), f[1:])
+        pixels, read = [verifier.prepare_photo(args.photo)], []
+        for photo in photos:
+            try:
+                pixels.append(verifier.prepare_photo(photo))
+                read.append(photo)
+            except (ValueError, OSError) as error:
+                print(f"verify.py: {error}", file=sys.stderr)
+        if len(read) < len(photos):
+            left_out = f"{len(photos) - len(read)} of {len(photos)} photos left out"
+            print(f"verify.py: {left_out}", file=sys.stderr)
+        if not read:
+            return 1
+        f = verifier.embed(np.stack(pixels))
+        scores = verifier.scores(f[:1].expand(len(read), -1), f[1:])
         for k in np.argsort(-scores, kind="stable")[: args.top]:
-            print(f"{photos[k].relative_to(args.other)}: {verifier.judge(scores[k])}")
+            print(f"{read[k].relative_to(args.other)}: {verifier.judge(scores[k])}")
     except KeyboardInterrupt:
         return 130
     except (ValueError, TypeError, OSError) as error:

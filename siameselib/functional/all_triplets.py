@@ -121,11 +121,8 @@ def batch_all_with_stats(
 ) -> tuple[Tensor, Stats]:
     """Return :func:`batch_all_triplet_loss` and what it saw."""
     where = "batch_all_triplet_loss"
-    check_keywords(where, margin, metric, reduction)
-    if window not in WINDOWS:
-        raise _check.refuse(where, "window", "be one of None, 'semi-hard'", repr(window))
-    if window and soft:
-        raise _check.refuse(where, "window", "be None when soft", repr(window))
+    check_keywords(where, margin, metric, reduction, backend)
+    check_window(where, window, soft)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         cosine = metric == "cosine"
@@ -161,3 +158,10 @@ def batch_all_with_stats(
         return sums.loss, stats
     number = valid if reduction == "mean" else active
     return sums.loss / number.clamp(min=1), stats
+
+
+def check_window(where: str, window: str | None, soft: bool) -> None:
+    """Refuse a window that :func:`batch_all_triplet_loss` does not take."""
+    _check.choice(where, "window", window, WINDOWS)
+    if window and soft:
+        raise _check.refuse(where, "window", "be None when soft", repr(window))

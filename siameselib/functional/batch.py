@@ -1,6 +1,7 @@
 """A labelled batch: its checks, and the warnings about labels that no batch loss can learn from."""
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,10 @@ from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.distances import at_least_float32
-from siameselib.functional.reduction import reduce
+from siameselib.functional.reduction import REDUCTIONS, reduce
+from siameselib.kernels import BACKENDS
+
+BATCH_METRICS = ("euclidean", "sqeuclidean", "cosine")
 
 
 class Batch(NamedTuple):
@@ -24,6 +28,20 @@ class Batch(NamedTuple):
     """(m,) their identities."""
     offset: int | None
     """Anchor i is candidate offset + i, and no positive of itself; None: it is no candidate."""
+
+
+def check_words(
+    where: str,
+    *,
+    backend: str,
+    metric: str = "euclidean",
+    reduction: str = "mean",
+    reductions: Sequence[str] = REDUCTIONS,
+) -> None:
+    """Refuse words that no loss or miner on a batch takes; not all losses take all reductions."""
+    _check.choice(where, "metric", metric, BATCH_METRICS)
+    _check.choice(where, "reduction", reduction, reductions)
+    _check.choice(where, "backend", backend, BACKENDS)
 
 
 def labelled_batch(

@@ -4,16 +4,14 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import Batch, labelled_batch, warn_when_idle
+from siameselib.functional.batch import Batch, check_words, labelled_batch, warn_when_idle
 from siameselib.functional.distances import mined_distance
 from siameselib.functional.mining import (
-    BATCH_METRICS,
     Triplets,
     check_semi_hard,
     hardest_triplets,
     semi_hard_triplets,
 )
-from siameselib.functional.reduction import REDUCTIONS
 from siameselib.functional.stats import Stats
 from siameselib.functional.triplets import triplets_of_distances
 
@@ -200,7 +198,7 @@ def batch_hard_with_stats(
 ) -> tuple[Tensor, Stats]:
     """Return :func:`batch_hard_triplet_loss` and what it saw."""
     where = "batch_hard_triplet_loss"
-    check_keywords(where, margin, metric, reduction)
+    check_keywords(where, margin, metric, reduction, backend)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = hardest_triplets(batch, metric, backend)
     warn_when_idle(where, triplets.valid.sum())
@@ -225,7 +223,7 @@ def semi_hard_with_stats(
 ) -> tuple[Tensor, Stats]:
     """Return :func:`semi_hard_triplet_loss` and what it saw."""
     where = "semi_hard_triplet_loss"
-    check_keywords(where, margin, metric, reduction)
+    check_keywords(where, margin, metric, reduction, backend)
     check_semi_hard(where, fallback, max_positives)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = semi_hard_triplets(batch, metric, fallback, max_positives, backend)
@@ -234,11 +232,10 @@ def semi_hard_with_stats(
     return _loss_of(batch, anchors, triplets, margin, metric, soft, reduction)
 
 
-def check_keywords(where: str, margin: float, metric: str, reduction: str) -> None:
+def check_keywords(where: str, margin: float, metric: str, reduction: str, backend: str) -> None:
     """Refuse keywords that no triplet loss on a batch takes."""
     _check.positive(where, "margin", margin)
-    _check.choice(where, "metric", metric, BATCH_METRICS)
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    check_words(where, metric=metric, reduction=reduction, backend=backend)
 
 
 def _loss_of(

@@ -230,8 +230,7 @@ def arc_face_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`arc_face_loss` and what it saw."""
     where = "arc_face_loss"
-    check_arc_face(where, margin, scale)
-    _check.choice(where, "beyond", beyond, BEYOND)
+    check_arc_face(where, margin, scale, beyond)
     batch = class_batch(
         where,
         embeddings,
@@ -302,8 +301,9 @@ def normalized_softmax_with_stats(
     return softmax_loss(where, batch, target, len(weight), 0.0, reduction)
 
 
-def check_arc_face(where: str, margin: float, scale: float) -> None:
-    """Refuse numbers that :func:`arc_face_loss` does not take."""
+def check_arc_face(where: str, margin: float, scale: float, beyond: str) -> None:
+    """Refuse what :func:`arc_face_loss` does not take."""
+    _check.choice(where, "beyond", beyond, BEYOND)
     _check.between(where, "margin", margin, 0, math.pi)
     check_scale(where, scale)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import readable, warn_when_idle
+from siameselib.functional.batch import check_words, readable, warn_when_idle
 from siameselib.functional.distances import unit_rows
 from siameselib.functional.reduction import reduce
 from siameselib.functional.stats import Later, Stats, later
@@ -61,7 +61,7 @@ def class_batch(
         TypeError: for embeddings or a weight that are not floating point, or labels that are not
             integers.
     """
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    check_words(where, reduction=reduction, backend=backend, reductions=REDUCTIONS)
     _check.matrix(where, "embeddings", embeddings)
     _check.labels(where, labels, len(embeddings))
     _check.same_device(where, "embeddings", embeddings, "labels", labels)

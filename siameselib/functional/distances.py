@@ -57,12 +57,18 @@ def paired_distance(x1: Tensor, x2: Tensor, metric: Metric = "euclidean") -> Ten
     _check.same_shape(where, x1=x1, x2=x2)
     with torch.autocast(x1.device.type, enabled=False):
         x1, x2 = at_least_float32(x1), at_least_float32(x2)
+        check_metric(where, metric)
         if callable(metric):
             distance = metric(x1, x2)
             _check.vector(where, "the result of metric", distance, len(x1))
             return distance
-        _check.choice(where, "metric", metric, METRICS)
         return row_distance(x1, x2, metric)
+
+
+def check_metric(where: str, metric: Metric) -> None:
+    """Refuse what is neither a metric's name nor a function."""
+    if not callable(metric):
+        _check.choice(where, "metric", metric, METRICS)
 
 
 def row_distance(x1: Tensor, x2: Tensor, metric: str) -> Tensor:

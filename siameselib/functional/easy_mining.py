@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import Batch
+from siameselib.functional.batch import Batch, check_words
 from siameselib.functional.mining import FALLBACKS, Triplets, mined, searched
 from siameselib.kernels.extremes import beyond, hardest
 from siameselib.kernels.topk import topk
@@ -74,8 +74,8 @@ def mine_easy_positive(
         without a semi-hard negative.
     """
     where = "mine_easy_positive"
-    _check.choice(where, "negative", negative, NEGATIVES)
-    _check.choice(where, "fallback", fallback, FALLBACKS)
+    check_words(where, metric=metric, backend=backend)
+    check_easy_positive(where, negative, fallback)
 
     def choose(batch: Batch) -> Triplets:
         x, y = searched(batch, metric)
@@ -89,7 +89,7 @@ def mine_easy_positive(
         anchor = torch.arange(len(x), device=x.device)
         return Triplets(anchor, p.clamp(min=0), n.clamp(min=0), (p >= 0) & kept)
 
-    return mined(where, choose, (embeddings, labels, ref, ref_labels, ref_offset), metric, validate)
+    return mined(where, choose, (embeddings, labels, ref, ref_labels, ref_offset), validate)
 
 
 def mine_hardest_negatives(
@@ -143,8 +143,8 @@ def mine_hardest_negatives(
         (tensor([0, 0, 1, 1]), tensor([1, 1, 0, 0]), tensor([2, 3, 2, 3]))
     """
     where = "mine_hardest_negatives"
-    k = _check.integer(where, "k", k, 1)
-    _check.choice(where, "positive", positive, POSITIVES)
+    check_words(where, metric=metric, backend=backend)
+    k = check_hardest_negatives(where, k, positive)
 
     def choose(batch: Batch) -> Triplets:
         x, y = searched(batch, metric)
@@ -156,4 +156,16 @@ def mine_hardest_negatives(
         )
         return Triplets(anchor, p.clamp(min=0), n.clamp(min=0), (p >= 0) & (n >= 0))
 
-    return mined(where, choose, (embeddings, labels, ref, ref_labels, ref_offset), metric, validate)
+    return mined(where, choose, (embeddings, labels, ref, ref_labels, ref_offset), validate)
+
+
+def check_easy_positive(where: str, negative: str, fallback: str) -> None:
+    """Refuse words that :func:`mine_easy_positive` does not take."""
+    _check.choice(where, "negative", negative, NEGATIVES)
+    _check.choice(where, "fallback", fallback, FALLBACKS)
+
+
+def check_hardest_negatives(where: str, k: int, positive: str) -> int:
+    """Refuse what :func:`mine_hardest_negatives` does not take; return k as Python's integer."""
+    _check.choice(where, "positive", positive, POSITIVES)
+    return _check.integer(where, "k", k, 1)

@@ -101,7 +101,7 @@ def lifted_structure_with_stats(
 ) -> tuple[Tensor, Stats | Later]:
     """Return :func:`lifted_structure_loss` and what it saw."""
     where = "lifted_structure_loss"
-    check_keywords(where, margin, metric, reduction)
+    check_keywords(where, margin, metric, reduction, backend)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         cosine = metric == "cosine"

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import Batch, labelled_batch, warn_when_idle
+from siameselib.functional.batch import Batch, check_words, labelled_batch, warn_when_idle
 from siameselib.functional.distances import unit_rows
 from siameselib.kernels.blocks import pair_counts
 from siameselib.kernels.extremes import beyond, hardest
 
-BATCH_METRICS = ("euclidean", "sqeuclidean", "cosine")
 FALLBACKS = ("farthest", "skip")
 
 
@@ -94,11 +93,12 @@ def mine_batch_hard(
         Hermans, Beyer and Leibe, "In defense of the triplet loss for person re-identification",
         2017, equation 5. Anchors without a positive or a negative are left out.
     """
+    where = "mine_batch_hard"
+    check_words(where, metric=metric, backend=backend)
     return mined(
-        "mine_batch_hard",
+        where,
         lambda batch: hardest_triplets(batch, metric, backend),
         (embeddings, labels, ref, ref_labels, ref_offset),
-        metric,
         validate,
     )
 
@@ -165,12 +165,12 @@ def mine_semi_hard(
         is the choice of the TensorFlow Addons.
     """
     where = "mine_semi_hard"
+    check_words(where, metric=metric, backend=backend)
     check_semi_hard(where, fallback, max_positives)
     return mined(
         where,
         lambda batch: semi_hard_triplets(batch, metric, fallback, max_positives, backend),
         (embeddings, labels, ref, ref_labels, ref_offset),
-        metric,
         validate,
     )
 
@@ -212,11 +212,9 @@ def mined(
     where: str,
     choose: Callable[[Batch], Triplets],
     arguments: tuple[Tensor, Tensor, Tensor | None, Tensor | None, int | None],
-    metric: str,
     validate: bool,
 ) -> Triplets:
     """Check the batch, choose its triplets, and warn where there are none."""
-    _check.choice(where, "metric", metric, BATCH_METRICS)
     batch = labelled_batch(where, *arguments, validate=validate)
     triplets = choose(batch)
     positives, negatives = pair_counts(batch.labels, batch.ref_labels, batch.offset)

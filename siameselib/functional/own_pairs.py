@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import labelled_batch, warn_when_idle
+from siameselib.functional.batch import check_words, labelled_batch, warn_when_idle
 from siameselib.functional.distances import unit_rows
-from siameselib.functional.mining import BATCH_METRICS
-from siameselib.functional.reduction import REDUCTIONS
 from siameselib.functional.stats import Later, Stats, later
 from siameselib.kernels.pair_sum import Sums, pair_sum
 from siameselib.kernels.pair_terms import Term, differentiated
@@ -137,8 +135,7 @@ def summed(
     ref_offset: int | None,
 ) -> Summed:
     """Sum two terms over all pairs, and reduce them; keywords are those of :func:`pair_loss`."""
-    _check.choice(where, "metric", metric, BATCH_METRICS)
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    check_words(where, metric=metric, reduction=reduction, backend=backend)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         cosine = metric == "cosine"

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import Batch, labelled_batch, warn_when_idle
+from siameselib.functional.batch import Batch, check_words, labelled_batch, warn_when_idle
 from siameselib.functional.distances import paired_distance
-from siameselib.functional.mining import BATCH_METRICS, hardest_triplets
+from siameselib.functional.mining import hardest_triplets
 from siameselib.kernels.extremes import same_and_other
 
 _ENTRIES = 1 << 20  # numbers compared at once when pairs are listed
@@ -128,7 +128,7 @@ def mine_multi_similarity(
         deep metric learning", CVPR 2019, equations 11 and 12, with S = 1 - d for "cosine".
     """
     where = "mine_multi_similarity"
-    _check.choice(where, "metric", metric, BATCH_METRICS)
+    check_words(where, metric=metric, backend=backend)
     _check.number(where, "epsilon", epsilon)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     batch = batch._replace(x=batch.x.detach(), ref=batch.ref.detach())

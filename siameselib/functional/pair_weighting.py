@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import labelled_batch, reduce_batch
+from siameselib.functional.batch import check_words, labelled_batch, reduce_batch
 from siameselib.functional.census import census, similarity_stats
 from siameselib.functional.distances import unit_rows
-from siameselib.functional.reduction import REDUCTIONS, softplus
+from siameselib.functional.reduction import softplus
 from siameselib.functional.stats import Later, Stats
 from siameselib.kernels import forms
 from siameselib.kernels.logsumexp import logsumexp
@@ -200,7 +200,7 @@ def multi_similarity_with_stats(
     """Return :func:`multi_similarity_loss` and what it saw."""
     where = "multi_similarity_loss"
     check_multi_similarity(where, alpha, beta, base, epsilon)
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    check_words(where, reduction=reduction, backend=backend)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)
@@ -235,7 +235,7 @@ def circle_with_stats(
     """Return :func:`circle_loss` and what it saw."""
     where = "circle_loss"
     check_circle(where, margin, gamma)
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    check_words(where, reduction=reduction, backend=backend)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import Batch
+from siameselib.functional.batch import Batch, check_words
 from siameselib.functional.mining import Triplets, check_max_positives, mined, searched
 from siameselib.kernels.draw import draw
 
@@ -79,6 +79,7 @@ def mine_distance_weighted(
         negatives where none is near enough; here such anchors are left out.
     """
     where = "mine_distance_weighted"
+    check_words(where, backend=backend)
     check_draws(where, cutoff, nonzero_loss_cutoff, max_positives)
 
     def choose(batch: Batch) -> Triplets:
@@ -104,9 +105,7 @@ def mine_distance_weighted(
         valid = (positive >= 0) & (negative >= 0)
         return Triplets(anchor, positive.clamp(min=0), negative.clamp(min=0), valid)
 
-    return mined(
-        where, choose, (embeddings, labels, ref, ref_labels, ref_offset), "cosine", validate
-    )
+    return mined(where, choose, (embeddings, labels, ref, ref_labels, ref_offset), validate)
 
 
 def check_draws(

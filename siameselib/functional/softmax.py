@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.batch import labelled_batch, reduce_batch
+from siameselib.functional.batch import check_words, labelled_batch, reduce_batch
 from siameselib.functional.census import census, similarity_stats, stats_of
 from siameselib.functional.distances import at_least_float32, unit_rows
 from siameselib.functional.reduction import reduce, softplus
@@ -256,7 +256,7 @@ def sup_con_with_stats(
     """Return :func:`sup_con_loss` and what it saw."""
     where = "sup_con_loss"
     _check.positive(where, "temperature", temperature)
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    check_words(where, reduction=reduction, backend=backend, reductions=REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)
@@ -285,7 +285,7 @@ def nt_xent_with_stats(
     """Return :func:`nt_xent_loss` and what it saw."""
     where = "nt_xent_loss"
     _check.positive(where, "temperature", temperature)
-    _check.choice(where, "reduction", reduction, REDUCTIONS)
+    check_words(where, reduction=reduction, backend=backend, reductions=REDUCTIONS)
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = unit_rows(batch.x), None if ref is None else unit_rows(batch.ref)

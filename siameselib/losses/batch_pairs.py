@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from siameselib.functional.batch import check_words
 from siameselib.functional.batch_pairs import (
     BIAS,
     SCALE,
@@ -46,6 +47,7 @@ class BatchContrastiveLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("BatchContrastiveLoss", metric=metric, reduction=reduction, backend=backend)
         check_margins("BatchContrastiveLoss", margin, positive_margin)
         self.margin = margin
         self.positive_margin = positive_margin
@@ -123,6 +125,7 @@ class BatchBCEPairLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("BatchBCEPairLoss", reduction=reduction, backend=backend)
         self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
         self.bias = nn.Parameter(torch.tensor(BIAS))
         self.balanced = balanced

@@ -6,10 +6,13 @@ The maths is in :mod:`siameselib.functional.batch_triplets` and
 
 from torch import Tensor, nn
 
-from siameselib import _check
-from siameselib.functional.all_triplets import batch_all_with_stats
-from siameselib.functional.batch_triplets import batch_hard_with_stats, semi_hard_with_stats
-from siameselib.functional.mining import check_max_positives
+from siameselib.functional.all_triplets import batch_all_with_stats, check_window
+from siameselib.functional.batch_triplets import (
+    batch_hard_with_stats,
+    check_keywords,
+    semi_hard_with_stats,
+)
+from siameselib.functional.mining import check_semi_hard
 from siameselib.functional.stats import Stats
 from siameselib.losses._show import show
 
@@ -38,7 +41,8 @@ class BatchAllTripletLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _check.positive("BatchAllTripletLoss", "margin", margin)
+        check_keywords("BatchAllTripletLoss", margin, metric, reduction, backend)
+        check_window("BatchAllTripletLoss", window, soft)
         self.margin = margin
         self.metric = metric
         self.soft = soft
@@ -101,7 +105,7 @@ class BatchHardTripletLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _check.positive("BatchHardTripletLoss", "margin", margin)
+        check_keywords("BatchHardTripletLoss", margin, metric, reduction, backend)
         self.margin = margin
         self.metric = metric
         self.soft = soft
@@ -164,8 +168,8 @@ class SemiHardTripletLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _check.positive("SemiHardTripletLoss", "margin", margin)
-        check_max_positives("SemiHardTripletLoss", max_positives)
+        check_keywords("SemiHardTripletLoss", margin, metric, reduction, backend)
+        check_semi_hard("SemiHardTripletLoss", fallback, max_positives)
         self.margin = margin
         self.metric = metric
         self.soft = soft

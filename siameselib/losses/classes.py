@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from siameselib import _check
+from siameselib.functional.batch import check_words
 from siameselib.functional.class_softmax import (
     arc_face_with_stats,
     check_arc_face,
@@ -17,7 +18,7 @@ from siameselib.functional.class_softmax import (
     cos_face_with_stats,
     normalized_softmax_with_stats,
 )
-from siameselib.functional.classes import check_scale, class_logits
+from siameselib.functional.classes import REDUCTIONS, check_scale, class_logits
 from siameselib.functional.proxies import (
     check_proxy_anchor,
     proxy_anchor_with_stats,
@@ -61,7 +62,8 @@ class ArcFaceLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        check_arc_face("ArcFaceLoss", margin, scale)
+        check_words("ArcFaceLoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
+        check_arc_face("ArcFaceLoss", margin, scale, beyond)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin = margin
@@ -138,6 +140,7 @@ class CosFaceLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("CosFaceLoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
         check_cos_face("CosFaceLoss", margin, scale)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
@@ -211,6 +214,9 @@ class NormalizedSoftmaxLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words(
+            "NormalizedSoftmaxLoss", reduction=reduction, backend=backend, reductions=REDUCTIONS
+        )
         check_scale("NormalizedSoftmaxLoss", temperature, "temperature", inverse=1)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
@@ -276,6 +282,7 @@ class ProxyAnchorLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("ProxyAnchorLoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
         check_proxy_anchor("ProxyAnchorLoss", margin, alpha)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
@@ -350,6 +357,7 @@ class ProxyNCALoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("ProxyNCALoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
         check_scale("ProxyNCALoss", temperature, "temperature", inverse=2)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim

@@ -6,7 +6,8 @@ The maths is in :mod:`siameselib.functional.pair_weighting` and
 
 from torch import Tensor, nn
 
-from siameselib import _check
+from siameselib.functional.batch import check_words
+from siameselib.functional.batch_triplets import check_keywords
 from siameselib.functional.lifted import lifted_structure_with_stats
 from siameselib.functional.pair_weighting import (
     check_circle,
@@ -43,6 +44,7 @@ class CircleLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("CircleLoss", reduction=reduction, backend=backend)
         check_circle("CircleLoss", margin, gamma)
         self.margin = margin
         self.gamma = gamma
@@ -103,7 +105,7 @@ class LiftedStructureLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _check.positive("LiftedStructureLoss", "margin", margin)
+        check_keywords("LiftedStructureLoss", margin, metric, reduction, backend)
         self.margin = margin
         self.metric = metric
         self.reduction = reduction
@@ -165,6 +167,7 @@ class MultiSimilarityLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("MultiSimilarityLoss", reduction=reduction, backend=backend)
         check_multi_similarity("MultiSimilarityLoss", alpha, beta, base, epsilon)
         self.alpha = alpha
         self.beta = beta

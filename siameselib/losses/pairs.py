@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from siameselib import _check
-from siameselib.functional.distances import Metric
+from siameselib.functional.distances import Metric, check_metric
 from siameselib.functional.pairs import bce_pair_with_stats, check_weight, contrastive_with_stats
+from siameselib.functional.reduction import REDUCTIONS
 from siameselib.functional.stats import Stats
 from siameselib.losses._show import show
 
@@ -26,6 +27,8 @@ class ContrastiveLoss(nn.Module):
         self, *, margin: float = 1.0, metric: Metric = "euclidean", reduction: str = "mean"
     ) -> None:
         super().__init__()
+        check_metric("ContrastiveLoss", metric)
+        _check.choice("ContrastiveLoss", "reduction", reduction, REDUCTIONS)
         _check.positive("ContrastiveLoss", "margin", margin)
         self.margin = margin
         self.metric = metric
@@ -55,6 +58,7 @@ class BCEPairLoss(nn.Module):
 
     def __init__(self, *, pos_weight: float | None = None, reduction: str = "mean") -> None:
         super().__init__()
+        _check.choice("BCEPairLoss", "reduction", reduction, REDUCTIONS)
         check_weight("BCEPairLoss", pos_weight)
         self.pos_weight = pos_weight
         self.reduction = reduction

@@ -3,7 +3,9 @@
 from torch import Tensor, nn
 
 from siameselib import _check
+from siameselib.functional.batch import check_words
 from siameselib.functional.softmax import (
+    REDUCTIONS,
     info_nce_with_stats,
     nt_xent_with_stats,
     sup_con_with_stats,
@@ -28,6 +30,7 @@ class InfoNCELoss(nn.Module):
 
     def __init__(self, *, temperature: float = 0.1, reduction: str = "mean") -> None:
         super().__init__()
+        _check.choice("InfoNCELoss", "reduction", reduction, REDUCTIONS)
         _check.positive("InfoNCELoss", "temperature", temperature)
         self.temperature = temperature
         self.reduction = reduction
@@ -68,6 +71,7 @@ class SupConLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("SupConLoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
         _check.positive("SupConLoss", "temperature", temperature)
         self.temperature = temperature
         self.reduction = reduction
@@ -125,6 +129,7 @@ class NTXentLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_words("NTXentLoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
         _check.positive("NTXentLoss", "temperature", temperature)
         self.temperature = temperature
         self.reduction = reduction

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from siameselib import _check
-from siameselib.functional.distances import Metric
+from siameselib.functional.distances import Metric, check_metric
+from siameselib.functional.reduction import REDUCTIONS
 from siameselib.functional.stats import Stats
 from siameselib.functional.triplets import triplet_with_stats
 from siameselib.losses._show import show
@@ -31,6 +32,8 @@ class TripletLoss(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
+        check_metric("TripletLoss", metric)
+        _check.choice("TripletLoss", "reduction", reduction, REDUCTIONS)
         _check.positive("TripletLoss", "margin", margin)
         self.margin = margin
         self.metric = metric
