@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 import siameselib as sl
-from benchmarks.engine.cpu import ROOT, keep
+from benchmarks import pages
+from benchmarks.engine.cpu import ROOT
 from benchmarks.engine.peers import CASES
 from benchmarks.gpu import losses, tables, tiles, training
 from benchmarks.gpu.ceilings import ceilings
@@ -89,7 +90,7 @@ class Run:
 
     def note(self, line: str) -> None:
         """Write down what is known so far, and say what is new."""
-        keep(self.kept, self.path)
+        pages.write_json(self.path, self.kept)
         print(line, flush=True)
 
     def late(self) -> bool:
