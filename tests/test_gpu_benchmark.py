@@ -72,9 +72,68 @@ def test_results_of_a_gpu_come_from_a_gpu(capsys):
         command.main(["--device", "cpu"])
     assert "needs an --out of its own" in capsys.readouterr().err
     if not torch.cuda.is_available():
-        with pytest.raises(SystemExit):
-            command.main([])
-        assert "finds no CUDA device" in capsys.readouterr().err
+        assert command.main([]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "finds no CUDA device" in line
+
+
+def test_rounding_decides_nothing_about_parity():
+    for x, labels in losses.undoubted():
+        assert losses.doubt(x, labels).min() >= losses.NEAR
+    x, labels = x[:, :1].contiguous(), labels
+    x[labels == 0] = torch.tensor([[0.0], [0.25], [0.5], [0.875], [1.5]])
+    x[labels != 0] = torch.linspace(90, 99, 505)[:, None]
+    assert losses.doubt(x, labels)[labels == 0].min() > 0.01
+    x[labels == 1] = torch.tensor([0.25 + losses.MARGIN + 1e-6])  # from 0.0, whose positive is 0.25
+    assert losses.doubt(x, labels)[labels == 0].min() < losses.NEAR
+
+
+# the others look for positives, which have to be somewhere
+@pytest.mark.parametrize("name", ["batch-hard", "batch-all", "contrastive", "SupCon", "InfoNCE"])
+def test_dense_peers_stay_on_the_device(name):
+    x, labels = torch.zeros(8, 3, device="meta"), torch.zeros(8, device="meta")
+    assert peers.CASES[name].dense(x, labels).device.type == "meta"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), KeyError("no such layout")])
+def test_a_peer_that_breaks_stops_nothing(tmp_path, monkeypatch, error):
+    def broken(x, labels):
+        raise error
+
+    monkeypatch.setitem(peers.CASES, "SupCon", peers.CASES["SupCon"]._replace(dense=broken))
+    monkeypatch.setattr(losses, "parity", lambda *_: {"error": 0.5})
+    run = [*SMALL, "--out", str(tmp_path), "--case", "SupCon", "--part", "parity"]
+    assert command.main([*run, "--part", "losses"]) == 0
+    cells = {c["peer"]: c for c in json.loads((tmp_path / "gpu.json").read_text())["losses"]}
+    assert cells["dense"]["failed"] in {"out of memory", "KeyError: 'no such layout'"}
+    assert cells["streaming"]["ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "why"),
+    [
+        (lambda: 1 / 0, "ZeroDivisionError: division by zero"),  # no more than a compiler says
+        (lambda: lambda x, labels: x.sum() * torch.nan, "finds NaN"),
+    ],
+)
+def test_what_breaks_in_parity_is_not_timed(ours, why, tmp_path, monkeypatch):
+    monkeypatch.setitem(peers.CASES, "SupCon", peers.CASES["SupCon"]._replace(ours=ours))
+    assert losses.parity(Clock("cpu"), "SupCon", "streaming") == {"missing": why, "broken": True}
+    run = [*SMALL, "--out", str(tmp_path), "--case", "SupCon", "--part", "parity"]
+    assert command.main([*run, "--part", "losses"]) == 1
+    kept = json.loads((tmp_path / "gpu.json").read_text())
+    assert "streaming" not in {cell["peer"] for cell in kept["losses"]}
+
+
+def test_small_batches_warn_of_large_ones():
+    order = [(c["peer"], c["rows"]) for c in losses.cells(["SupCon"], [64, 8, 512], [128])]
+    assert order[:4] == [
+        (losses.PRODUCT, 64),
+        ("streaming", 64),
+        (losses.PRODUCT, 8),
+        ("streaming", 8),
+    ]
+    assert [rows for name, rows in order if name == "dense"] == [8, 64, 512]
 
 
 def test_promises_name_the_quicker_of_ours():

@@ -13,7 +13,7 @@ MARGIN, TEMPERATURE = 0.2, 0.1
 
 def _masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     same = labels[:, None] == labels
-    return same & ~torch.eye(len(labels), dtype=torch.bool), ~same
+    return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
 
 
 def _distances(x: Tensor) -> Tensor:
@@ -134,5 +134,5 @@ def bce_pairs(x: Tensor, labels: Tensor) -> Tensor:
 def info_nce(x: Tensor, labels: Tensor) -> Tensor:
     """First half of the rows against the second, both ways; labels are not looked at."""
     x1, x2 = F.normalize(x).chunk(2)
-    z, own = x1 @ x2.T / TEMPERATURE, torch.arange(len(x1))
+    z, own = x1 @ x2.T / TEMPERATURE, torch.arange(len(x1), device=x.device)
     return (F.cross_entropy(z, own) + F.cross_entropy(z.T, own)) / 2

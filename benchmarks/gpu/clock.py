@@ -64,6 +64,15 @@ class Clock:
         return int(torch.cuda.max_memory_allocated()) - before
 
     def forget(self) -> None:
-        """Hand back what the allocator keeps."""
-        if self.cuda:
+        """Hand back what the allocator keeps; end the command if the device is lost.
+
+        After an error of its own a GPU does nothing more for this process, and all that is tried
+        on it fails, whatever it is.
+        """
+        if not self.cuda:
+            return
+        try:
+            torch.cuda.synchronize()
             torch.cuda.empty_cache()
+        except RuntimeError as error:
+            raise SystemExit(f"the device is lost; the same command goes on ({error})") from error

@@ -8,15 +8,17 @@
 
 Device, versions and clocks are written down; then come the ceilings (copies, matrix products),
 parity with the dense form in float64 (what fails it is not timed), training, and every loss at
-every size against its peers. Each figure is written as soon as it is measured, and not measured
-again on the same device with the same versions at the same commit; figures of another are
-replaced. ``--device cpu`` tries the command out; it needs an ``--out`` of its own.
+every size against its peers; a peer that fails stops nothing. Each figure is written as soon as it
+is measured, and not measured again on the same device with the same versions at the same commit;
+figures of another are replaced. ``--device cpu`` tries the command out; it needs an ``--out`` of
+its own.
 """
 
 import argparse
 import json
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if not args.tables:
         if args.device == "cuda" and not torch.cuda.is_available():
-            parser.error("torch finds no CUDA device here; --device cpu --out FOLDER tries it out")
+            print(
+                "python -m benchmarks gpu: torch finds no CUDA device here; "
+                "--device cpu --out FOLDER tries it out",
+                file=sys.stderr,
+            )
+            return 2
         if args.device != "cuda" and args.out == RESULTS:
             parser.error("--device cpu needs an --out of its own")
         here = machine(args.device)
@@ -70,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         Run(args, kept, path).parts()
     tables.write(kept, args.out)
     print(tables.text(kept))
-    wrong = [found for found in kept.get("parity", {}).values() if found.get("error", 0) > 1]
-    return int(bool(wrong))
+    found = kept.get("parity", {}).values()
+    return int(any(each.get("error", 0) > 1 or each.get("broken") for each in found))
 
 
 class Run:
@@ -92,6 +99,7 @@ class Run:
         """Write down what is known so far, and say what is new."""
         pages.write_json(self.path, self.kept)
         print(line, flush=True)
+        self.clock.forget()
 
     def late(self) -> bool:
         """Say whether the time is over."""
@@ -148,7 +156,6 @@ class Run:
             known[style] = training.images_per_second(self.clock, style, size, pairs, steps)
             known[style] |= {"image_size": size, "pairs": pairs}
             self.note(f"training, {style}: {known[style]['images_per_second']:,.0f} images/s")
-            self.clock.forget()
 
     def tiles(self) -> None:
         """Time the Triton kernels with tiles of other shapes."""
@@ -197,10 +204,22 @@ def machine(device: str) -> dict[str, Any]:
         versions["triton"] = triton.__version__
     except ImportError:
         versions["triton"] = None
-    git = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-    done = subprocess.run(git, capture_output=True, text=True, cwd=ROOT, check=False)
-    commit = done.stdout.strip() or None
-    return found | {"versions": versions, "commit": commit, "date": time.strftime("%Y-%m-%d")}
+    return found | {"versions": versions, "commit": _commit(), "date": time.strftime("%Y-%m-%d")}
+
+
+def _commit() -> str | None:
+    """Name the commit, with a + where something but results has changed since."""
+    try:
+        named, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT, check=True)
+            for words in (
+                ("rev-parse", "--short=12", "HEAD"),
+                ("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"),
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no clone
+    return named.stdout.strip() + "+" * bool(changed.stdout)
 
 
 def _clocks() -> str | None:

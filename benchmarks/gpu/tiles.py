@@ -11,10 +11,8 @@ from itertools import product
 from typing import Any
 from unittest import mock
 
-import torch
-
 from benchmarks.gpu.clock import Clock
-from benchmarks.gpu.losses import caller
+from benchmarks.gpu.losses import caller, reason
 
 KERNELS = {"batch-hard": "screen", "SupCon": "dense"}
 ROWS, WIDTHS = 1 << 16, (128, 512)
@@ -64,12 +62,7 @@ def measure(clock: Clock, case: str, rows: int, width: int, shape: Any, seconds:
         with shaped(case, shape):
             return cell | clock.measure(caller(clock, cell), seconds)
     except Exception as error:  # a compiler refuses in many ways; the reason is kept
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return cell | {"failed": f"{type(error).__name__}: {first[:120]}"}
-    finally:
-        if clock.cuda:
-            torch.cuda.synchronize()
-        clock.forget()
+        return cell | {"failed": reason(error)}
 
 
 def table(cells: list[Cell]) -> list[str]:
