@@ -34,7 +34,7 @@ def nt_xent(given: Similarities, scale: float) -> tuple[Tensor, Slopes]:
     positive, beyond = given.positive, _beyond(scale)
     scores = _without_own(given.near.mul_(scale), given, beyond)
     sums, shares = _softmax(torch.add(scores, positive, alpha=-beyond))
-    losses, slopes = _softplus(torch.sub(sums[:, None], scores, out=scores))
+    losses, slopes = softplus(torch.sub(sums[:, None], scores, out=scores))
     slopes.mul_(positive)
     shares.mul_(slopes.sum(1, keepdim=True)).sub_(slopes).mul_(scale)
     return losses.mul_(positive).sum(1), Slopes(shares)
@@ -56,8 +56,8 @@ def multi_similarity(
         push.sub_(torch.le(near, least - epsilon, out=memory), alpha=beyond)
     far, pull = _softmax(pull.sub_(near, alpha=alpha))
     close, push = _softmax(push.add_(near, alpha=beta))
-    low, pulled = _softplus(far + alpha * base)
-    high, pushed = _softplus(close - beta * base)
+    low, pulled = softplus(far + alpha * base)
+    high, pushed = softplus(close - beta * base)
     slopes = push.mul_(pushed[:, None]).addcmul_(pull, pulled[:, None], value=-1)
     return low / alpha + high / beta, Slopes(slopes)
 
@@ -71,7 +71,7 @@ def circle(given: Similarities, margin: float, gamma: float) -> tuple[Tensor, Sl
     scores, beyond = lack.sub_(margin).mul_(slope), _beyond(4 * gamma)
     far, pull = _softmax(torch.sub(positive, 1).mul_(beyond).add_(scores))
     close, push = _softmax(_without_own(scores.add_(positive, alpha=-beyond), given, beyond))
-    losses, slopes = _softplus(far + close)
+    losses, slopes = softplus(far + close)
     return losses, Slopes(push.sub_(pull).mul_(slope).mul_(slopes[:, None]))
 
 
@@ -92,6 +92,6 @@ def _softmax(scores: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
     return scores.amax(axis).sub_(shares.amax(axis).log_()), shares
 
 
-def _softplus(z: Tensor) -> tuple[Tensor, Tensor]:
+def softplus(z: Tensor) -> tuple[Tensor, Tensor]:
     """Return log(1 + e^z) and its derivative; uses up z."""
     return F.softplus(z, threshold=40), z.sigmoid_()

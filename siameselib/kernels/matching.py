@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siameselib.functional.reduction import softplus
 from siameselib.kernels import whole
+from siameselib.kernels.forms import softplus
 from siameselib.kernels.given import first_only
 from siameselib.kernels.unit import unit
 
@@ -59,10 +59,10 @@ class _Matching(torch.autograd.Function):
         if labels is not None or len(x) == 1:  # a sum may be one of nothing
             sums.clamp_(min=torch.finfo(wide).tiny)
         exponents = sums.log().sub_(own)
-        losses = softplus(exponents).mean(0)
-        slopes = exponents.sigmoid_().mul_(scale / 2)
+        losses, slopes = softplus(exponents)
+        slopes.mul_(scale / 2)
         ctx.save_for_backward(rows, factor, terms, slopes / sums, slopes.sum(0))
-        return losses.to(x.dtype)
+        return losses.mean(0).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
