@@ -32,9 +32,10 @@ def text(kept: dict[str, Any]) -> str:
         "at which.",
         "",
         "B rows a batch, M of each identity, D dimensions. Median of forward and backward, the "
-        "peers in turn, each in a process of its own; memory is how far the peak of the process "
-        "grew. Batches of unit vectors in noisy clusters, margin 0.2, temperature 0.1; losses of "
-        "classes have 10,000 of them. InfoNCE takes half of the rows against the other half.",
+        "peers in turns of 20 ms or one call, each in a process of its own; memory is how far the "
+        "peak of the process grew. Batches of unit vectors in noisy clusters, margin 0.2, "
+        "temperature 0.1; losses of classes have 10,000 of them. InfoNCE takes half of the rows "
+        "against the other half.",
         "",
         "## What was promised",
         "",

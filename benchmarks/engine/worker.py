@@ -1,11 +1,13 @@
 """One peer on one problem in a process of its own, forked from one that has loaded the libraries.
 
-It answers None when it is ready; then for every True that comes it runs forward and backward once
-and answers the seconds; a False ends it, and it answers the growth of its peak memory in bytes. So
-peers can be timed in turn, and each one's memory is its own. Text is what went wrong.
+It answers None when it is ready; then for every True that comes it runs forward and backward, a
+short while over and over, and answers the median of the seconds; a False ends it, and it answers
+the growth of its peak memory in bytes. So peers can be timed in turn, and each one's memory is its
+own. Text is what went wrong.
 """
 
 import resource
+import statistics
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -16,6 +18,8 @@ import torch
 from benchmarks.engine.peers import peer
 
 LIMIT = 16 << 30  # bytes of memory that a peer may take
+# seconds: whoever had to wait finds its threads asleep and its caches empty, as no training does
+TURN = 0.02
 
 
 def batch(
@@ -67,8 +71,11 @@ def _serve(parent: Connection, case: str, name: str, rows: int, per_class: int, 
     before = peak()
     parent.send(None)
     while parent.recv():
-        x.grad = None
-        start = time.perf_counter()
-        loss(x, labels).backward()
-        parent.send(time.perf_counter() - start)
+        times: list[float] = []
+        while sum(times) < TURN:
+            x.grad = None
+            start = time.perf_counter()
+            loss(x, labels).backward()
+            times.append(time.perf_counter() - start)
+        parent.send(statistics.median(times))
     parent.send(peak() - before)
