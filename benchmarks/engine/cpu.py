@@ -247,10 +247,19 @@ def describe(cell: Cell) -> str:
 
 
 @functools.cache
-def commit() -> str:
-    """Name the commit that is measured, with a + if something was changed since."""
-    describe = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-    return subprocess.run(describe, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+def commit() -> str | None:
+    """Name the commit, with a + where something but results has changed since."""
+    try:
+        named, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT, check=True)
+            for words in (
+                ("rev-parse", "--short=12", "HEAD"),
+                ("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results", ":!README.md"),
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no clone
+    return named.stdout.strip() + "+" * bool(changed.stdout)
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def promises(cells: list[Cell]) -> list[str]:
         if (other := found.get((*k[:4], name))) and "seconds" in other
         if cell["seconds"] > NOISE * other["seconds"]
     ]
-    lines += ["", "Slower than a peer by more than 3 %: " + ("; ".join(slower) or "nothing") + "."]
+    lines += ["", "Slower than a peer by more than 3 %:", ""]
+    lines += [f"- {each}" for each in slower] or ["- nothing"]
     return lines
 
 

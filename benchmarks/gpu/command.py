@@ -27,7 +27,7 @@ import torch
 
 import siameselib as sl
 from benchmarks import pages
-from benchmarks.engine.cpu import ROOT
+from benchmarks.engine.cpu import commit
 from benchmarks.engine.peers import CASES
 from benchmarks.gpu import losses, tables, tiles, training
 from benchmarks.gpu.ceilings import ceilings
@@ -204,22 +204,7 @@ def machine(device: str) -> dict[str, Any]:
         versions["triton"] = triton.__version__
     except ImportError:
         versions["triton"] = None
-    return found | {"versions": versions, "commit": _commit(), "date": time.strftime("%Y-%m-%d")}
-
-
-def _commit() -> str | None:
-    """Name the commit, with a + where something but results has changed since."""
-    try:
-        named, changed = (
-            subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT, check=True)
-            for words in (
-                ("rev-parse", "--short=12", "HEAD"),
-                ("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"),
-            )
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None  # no clone
-    return named.stdout.strip() + "+" * bool(changed.stdout)
+    return found | {"versions": versions, "commit": commit(), "date": time.strftime("%Y-%m-%d")}
 
 
 def _clocks() -> str | None:
