@@ -27,7 +27,7 @@ import torch
 
 import siameselib as sl
 from benchmarks import pages
-from benchmarks.engine.cpu import commit
+from benchmarks.engine.cpu import ROOT, commit
 from benchmarks.engine.peers import CASES
 from benchmarks.gpu import losses, tables, tiles, training
 from benchmarks.gpu.ceilings import ceilings
