@@ -15,8 +15,6 @@ from siameselib.losses.classes import (
     ArcFaceLoss,
     CosFaceLoss,
     NormalizedSoftmaxLoss,
-    ProxyAnchorLoss,
-    ProxyNCALoss,
 )
 from siameselib.losses.pair_weighting import (
     CircleLoss,
@@ -24,6 +22,7 @@ from siameselib.losses.pair_weighting import (
     MultiSimilarityLoss,
 )
 from siameselib.losses.pairs import BCEPairLoss, ContrastiveLoss
+from siameselib.losses.proxies import ProxyAnchorLoss, ProxyNCALoss
 from siameselib.losses.softmax import InfoNCELoss, NTXentLoss, SupConLoss
 from siameselib.losses.triplets import TripletLoss
 

@@ -3,7 +3,7 @@
 The weight is learnt along with the net, so it goes to an optimizer: ``criterion.parameters()``.
 Its rows start in random directions, with lengths near 1 (normal numbers of variance
 1 / embedding_dim). Only their directions matter to the loss. The maths is in
-:mod:`siameselib.functional.class_softmax` and :mod:`siameselib.functional.proxies`.
+:mod:`siameselib.functional.class_softmax`.
 """
 
 import torch
@@ -19,11 +19,6 @@ from siameselib.functional.class_softmax import (
     normalized_softmax_with_stats,
 )
 from siameselib.functional.classes import REDUCTIONS, check_scale, class_logits
-from siameselib.functional.proxies import (
-    check_proxy_anchor,
-    proxy_anchor_with_stats,
-    proxy_nca_with_stats,
-)
 from siameselib.losses._seen import Seen
 from siameselib.losses._show import show
 
@@ -72,7 +67,7 @@ class ArcFaceLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.weight = _directions("ArcFaceLoss", num_classes, embedding_dim)
+        self.weight = directions("ArcFaceLoss", num_classes, embedding_dim)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
@@ -149,7 +144,7 @@ class CosFaceLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.weight = _directions("CosFaceLoss", num_classes, embedding_dim)
+        self.weight = directions("CosFaceLoss", num_classes, embedding_dim)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
@@ -224,7 +219,7 @@ class NormalizedSoftmaxLoss(nn.Module):
         self.reduction = reduction
         self.validate = validate
         self.backend = backend
-        self.weight = _directions("NormalizedSoftmaxLoss", num_classes, embedding_dim)
+        self.weight = directions("NormalizedSoftmaxLoss", num_classes, embedding_dim)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the batch; what it saw is in ``stats``."""
@@ -250,157 +245,8 @@ class NormalizedSoftmaxLoss(nn.Module):
         )
 
 
-class ProxyAnchorLoss(nn.Module):
-    """Module of :func:`siameselib.functional.proxy_anchor_loss`, which explains the keywords.
-
-    Args:
-        num_classes: rows of the weight, a parameter; labels number them.
-        embedding_dim: columns of the weight.
-
-    Raises:
-        ValueError: for fewer than one class or dimension.
-
-    Example:
-        >>> import torch
-        >>> criterion = ProxyAnchorLoss(10, 4)
-        >>> loss = criterion(torch.zeros(8, 4), torch.arange(8))
-        >>> criterion.stats.trivial
-        tensor(8.4182)
-    """
-
-    stats = Seen()
-
-    def __init__(
-        self,
-        num_classes: int,
-        embedding_dim: int,
-        *,
-        margin: float = 0.1,
-        alpha: float = 32.0,
-        reduction: str = "mean",
-        validate: bool = False,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__()
-        check_words("ProxyAnchorLoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
-        check_proxy_anchor("ProxyAnchorLoss", margin, alpha)
-        self.num_classes = num_classes
-        self.embedding_dim = embedding_dim
-        self.margin = margin
-        self.alpha = alpha
-        self.reduction = reduction
-        self.validate = validate
-        self.backend = backend
-        self.weight = _directions("ProxyAnchorLoss", num_classes, embedding_dim)
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of the batch; what it saw is in ``stats``."""
-        loss, self.stats = proxy_anchor_with_stats(
-            embeddings,
-            labels,
-            self.weight,
-            margin=self.margin,
-            alpha=self.alpha,
-            reduction=self.reduction,
-            validate=self.validate,
-            backend=self.backend,
-        )
-        return loss
-
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """Return the (n, num_classes) cosines, scaled as in the loss but without a margin."""
-        return class_logits("ProxyAnchorLoss", embeddings, self.weight, self.alpha)
-
-    def extra_repr(self) -> str:
-        """Return the sizes and the keywords."""
-        return show(
-            self,
-            "num_classes",
-            "embedding_dim",
-            "margin",
-            "alpha",
-            "reduction",
-            "validate",
-            "backend",
-        )
-
-
-class ProxyNCALoss(nn.Module):
-    """Module of :func:`siameselib.functional.proxy_nca_loss`, which explains the keywords.
-
-    Args:
-        num_classes: rows of the weight, a parameter; labels number them.
-        embedding_dim: columns of the weight.
-
-    Raises:
-        ValueError: for fewer than one class or dimension.
-
-    Example:
-        >>> import torch
-        >>> criterion = ProxyNCALoss(10, 4)
-        >>> loss = criterion(torch.zeros(8, 4), torch.arange(8))  # collapsed: log 9
-        >>> criterion.stats.trivial
-        tensor(2.1972)
-    """
-
-    stats = Seen()
-
-    def __init__(
-        self,
-        num_classes: int,
-        embedding_dim: int,
-        *,
-        temperature: float = 1.0,
-        own_proxy: bool = False,
-        reduction: str = "mean",
-        validate: bool = False,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__()
-        check_words("ProxyNCALoss", reduction=reduction, backend=backend, reductions=REDUCTIONS)
-        check_scale("ProxyNCALoss", temperature, "temperature", inverse=2)
-        self.num_classes = num_classes
-        self.embedding_dim = embedding_dim
-        self.temperature = temperature
-        self.own_proxy = own_proxy
-        self.reduction = reduction
-        self.validate = validate
-        self.backend = backend
-        self.weight = _directions("ProxyNCALoss", num_classes, embedding_dim)
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of the batch; what it saw is in ``stats``."""
-        loss, self.stats = proxy_nca_with_stats(
-            embeddings,
-            labels,
-            self.weight,
-            temperature=self.temperature,
-            own_proxy=self.own_proxy,
-            reduction=self.reduction,
-            validate=self.validate,
-            backend=self.backend,
-        )
-        return loss
-
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """Return the (n, num_classes) cosines, scaled as in the loss but without a margin."""
-        return class_logits("ProxyNCALoss", embeddings, self.weight, 2 / self.temperature)
-
-    def extra_repr(self) -> str:
-        """Return the sizes and the keywords."""
-        return show(
-            self,
-            "num_classes",
-            "embedding_dim",
-            "temperature",
-            "own_proxy",
-            "reduction",
-            "validate",
-            "backend",
-        )
-
-
-def _directions(where: str, num_classes: int, embedding_dim: int) -> nn.Parameter:
+def directions(where: str, num_classes: int, embedding_dim: int) -> nn.Parameter:
+    """Draw a weight: one random direction a class."""
     rows = _check.integer(where, "num_classes", num_classes, 1)
     columns = _check.integer(where, "embedding_dim", embedding_dim, 1)
     return nn.Parameter(torch.randn(rows, columns).mul_(columns**-0.5))
