@@ -30,6 +30,17 @@ def test_peers_are_measured_in_turn():
         assert 0 <= cell["bytes"] < 1 << 30
 
 
+def test_a_peer_that_is_killed_between_its_turns_is_said_to_have_failed():
+    worker = cpu.Worker("SupCon", "dense", (128, 4, 8), 1)
+    worker.run()
+    assert worker.times
+    worker.process.kill()
+    worker.process.join()
+    worker.run()
+    assert worker.done(1e9)
+    assert worker.end() == {"failed": "needs more than 16 GiB"}
+
+
 def test_a_loss_that_is_wrong_is_not_timed(monkeypatch, tmp_path, capsys):
     wrong = peers.CASES["SupCon"]._replace(ours=lambda: peers.sl.SupConLoss(temperature=0.2))
     monkeypatch.setitem(peers.CASES, "SupCon", wrong)

@@ -102,11 +102,13 @@ class Worker:
         self.trouble = ""
         self.hear()
 
-    def hear(self) -> Any:
-        """Wait for its answer; text is what went wrong."""
+    def hear(self, *request: bool) -> Any:
+        """Ask and wait for its answer; text is what went wrong."""
         try:
+            for each in request:
+                self.pipe.send(each)
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             answer = "killed"
         if isinstance(answer, str):
             self.trouble = answer
@@ -115,8 +117,7 @@ class Worker:
     def run(self) -> None:
         """Let it run forward and backward for a turn."""
         if not self.trouble:
-            self.pipe.send(True)
-            answer = self.hear()
+            answer = self.hear(True)
             if not self.trouble:
                 self.times.append(answer)
 
@@ -130,8 +131,7 @@ class Worker:
         """Stop it and give what was measured."""
         memory = 0
         if not self.trouble:
-            self.pipe.send(False)
-            memory = self.hear()
+            memory = self.hear(False)
         self.process.join()
         if self.trouble:
             return {"failed": _reason(self.trouble)}
