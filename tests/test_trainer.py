@@ -429,15 +429,7 @@ def test_judge_fits_at_a_rate_and_reports(run, lfw, tmp_path, capsys):
     _, out = run("--loss supcon --epochs 6")
     judge = importlib.import_module("judge").main
     capsys.readouterr()
-    given = [
-        str(out / "model.pt"),
-        "--data",
-        str(lfw),
-        "--cache",
-        str(tmp_path),
-        "--holdout",
-        ".25",
-    ]
+    given = [str(out / "model.pt"), "--data", str(lfw), "--cache", str(tmp_path)]
     given += ["--far", "0.1", "--pairs", "400", "--out", str(tmp_path / "judged")]
     assert judge(given) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
@@ -448,11 +440,24 @@ def test_judge_fits_at_a_rate_and_reports(run, lfw, tmp_path, capsys):
     assert result["pairs"]["far"]["low"] <= result["pairs"]["far"]["value"]
     assert result["identification"]["n_people"] == 9  # with four images: one left to ask about
     assert (tmp_path / "judged" / "verifier.pt").exists()
+    assert (
+        judge([str(tmp_path / "judged" / "verifier.pt"), *given[1:]]) == 0
+    )  # says the same people
+    assert "400 pairs of 7 people held out" in capsys.readouterr().out
     assert judge([str(out / "model.pt"), "--data", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
     shutil.copytree(lfw / "lfw-deepfunneled", tmp_path / "bare" / "lfw")
     assert judge([str(out / "model.pt"), "--data", str(tmp_path / "bare")]) == 1
     assert "holds no pairs*.txt files" in capsys.readouterr().err
+    verifier = Verifier.load(out / "model.pt")
+    for fitted_on, reason in (
+        ({"protocol": "lfw-view-2-fold-3"}, "must come from train.py on lfw-view-1, got a model"),
+        ({"protocol": "lfw-view-1"}, "the model does not say its 'train_on'"),
+    ):
+        verifier.fit([0.1, 0.9, 0.2, 0.8], [0, 1, 0, 1], **fitted_on)
+        verifier.save(tmp_path / "other.pt")
+        assert judge([str(tmp_path / "other.pt"), *given[1:]]) == 1
+        assert reason in capsys.readouterr().err
 
 
 def test_the_command_in_the_result_names_no_folder_of_this_machine(main):

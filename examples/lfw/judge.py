@@ -2,9 +2,9 @@
 
     python examples/lfw/judge.py runs/people/model.pt --data path/to/lfw --far 0.01
 
-Fits threshold and calibration on pairs of the training people that the trainer held out (give the
---seed and --holdout it had), then judges on the test people of View 1: error rates with intervals,
-the reliability of the probabilities, and who is who among enrolled people and strangers.
+Fits threshold and calibration on pairs of the training people that the trainer held out (the model
+says who they were), then judges on the test people of View 1: error rates with intervals, the
+reliability of the probabilities, and who is who among enrolled people and strangers.
 """
 
 import argparse
@@ -82,6 +82,18 @@ def identify(verifier: Verifier, people: People) -> dict[str, Any]:
     return {**found.as_dict(), "named_at_threshold": float(named), "let_in": float(let_in)}
 
 
+def held_out_by(verifier: Verifier, protocol: str) -> dict[str, Any]:
+    """The trainer's options that say which people of the protocol it kept for validation."""
+    known = verifier.fitted_on
+    if known.get("protocol") != protocol:
+        got = f"a model fitted on {known.get('protocol', 'pairs of unknown origin')}"
+        raise ValueError(f"the model must come from train.py on {protocol}, got {got}")
+    try:
+        return {name: known[name] for name in ("train_on", "holdout", "seed")}
+    except KeyError as missing:
+        raise ValueError(f"the model does not say its {missing}: train it again") from None
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     verifier = Verifier.load(args.model)
     if verifier.metric != "cosine":
@@ -92,20 +104,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     crop = round(250 * verifier.crop)
     packed = pack(source, args.cache, size=verifier.size, crop=crop, progress=True)
     view = View1(source.protocol_dir)
-    task = prepare(args, packed, view)
+    kept = held_out_by(verifier, view.name)
+    task = prepare(argparse.Namespace(**kept), packed, view)
     held_out = np.setdiff1d(view.train.people_rows(packed), task.rows)
     view.check_training(packed.names[row] for row in held_out)
     fit, test = (
         People(verifier, packed, rows) for rows in (held_out, view.test.people_rows(packed))
     )
-    scores, same, who = fit.pairs(args.pairs, args.seed)
+    scores, same, who = fit.pairs(args.pairs, kept["seed"])
     verifier.fit(
         scores, same, far=args.far, calibration=args.calibration, identities=who,
-        protocol=view.name, people=len(set(fit.names)), pairs=len(scores),
+        protocol=view.name, people=len(set(fit.names)), pairs=len(scores), **kept,
     )  # fmt: skip
     fitted = pair_rates(scores, same, verifier.threshold, identities=who)
     print(f"fitted on {len(scores):,} pairs of {len(set(fit.names))} people held out: {fitted}")
-    scores, same, who = test.pairs(args.pairs, args.seed + 1)
+    scores, same, who = test.pairs(args.pairs, kept["seed"] + 1)
     rates = pair_rates(scores, same, verifier.threshold, identities=who)
     print(f"{len(scores):,} pairs of {len(set(test.names)):,} test people: {rates}")
     probabilities = verifier.calibration(scores)
@@ -152,9 +165,6 @@ def main(argv: list[str] | None = None) -> int:
     kinds = ("platt", "beta", "isotonic")
     add("--calibration", choices=kinds, default="platt", help="what makes probabilities of scores")
     add("--pairs", type=int, default=20_000, help="to fit on, and to judge on; half are same")
-    add("--holdout", type=float, default=0.1, help="as the trainer had it")
-    add("--train-on", choices=("people", "pairs"), default="people", help="as the trainer had it")
-    add("--seed", type=int, default=0, help="as the trainer had it")
     add("--out", help="folder for verifier.pt and judged.json")
     try:
         run(parser.parse_args(argv))

@@ -141,7 +141,8 @@ def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[
     """Fit the threshold on validation pairs, judge on the test pairs, save and draw."""
     scores, *_ = score(verifier, images, task.validation)
     who = task.labels[task.validation.i], task.labels[task.validation.j]
-    fitted_on = {"protocol": protocol.name, "pairs": len(scores)}
+    held_out = {name: getattr(args, name) for name in ("train_on", "holdout", "seed")}
+    fitted_on = {"protocol": protocol.name, "pairs": len(scores), **held_out}
     verifier.fit(scores, task.validation.same, identities=who, **fitted_on)
     scores, embeddings, rows = score(verifier, images, task.test)
     who = task.labels[task.test.i], task.labels[task.test.j]
