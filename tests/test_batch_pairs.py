@@ -19,7 +19,7 @@ from siameselib.functional import (
     pair_loss,
     unit_rows,
 )
-from siameselib.kernels import pair_sum, pair_total, sweep, wide
+from siameselib.kernels import blocks, pair_sum, pair_total, sweep, wide
 from siameselib.kernels.pair_terms import TERMS, differentiated
 
 METRICS = ["euclidean", "sqeuclidean", "cosine"]
@@ -77,7 +77,7 @@ def small_tiles(monkeypatch):
     """Tiles and blocks small enough for a batch to have several."""
     monkeypatch.setattr(sweep, "_HEIGHT", 64)
     monkeypatch.setattr(sweep, "_WIDTH", 128)
-    monkeypatch.setattr(sweep, "DIFFERENCES", 1 << 8)
+    monkeypatch.setattr(blocks, "DIFFERENCES", 1 << 8)
     monkeypatch.setattr(pair_total, "DIFFERENCES", 1 << 8)
     monkeypatch.setattr(wide, "_BLOCK", 1 << 10)
 

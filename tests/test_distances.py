@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import paired_distances
 
 from siameselib.functional import mean_square_distance, paired_distance, unit_rows
-from siameselib.functional.distances import mined_distance
+from siameselib.functional.distances import mined_distance, row_distance
+from siameselib.kernels import blocks
 
 METRICS = ["euclidean", "sqeuclidean", "cosine", "manhattan"]
 
@@ -47,7 +48,25 @@ def test_gradcheck(metric):
 def test_second_derivatives(metric):
     a, b = (torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradgradcheck(lambda a, b: paired_distance(a, b, metric), (a, b))
-    assert torch.autograd.gradgradcheck(lambda a, b: mined_distance(a, b[:1], metric), (a, b))
+    row, column = torch.tensor([0, 1, 1, 4]), torch.tensor([2, 2, 0, 4])
+    assert torch.autograd.gradgradcheck(
+        lambda a, b: mined_distance(a, b, row, column, metric), (a, b)
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+@pytest.mark.parametrize("entries", [1, 9, 1 << 17])
+def test_mined_distances_are_those_of_the_rows(entries, scale, monkeypatch):
+    monkeypatch.setattr(blocks, "DIFFERENCES", entries)  # how many entries a batch of pairs has
+    a, b = ((scale * torch.randn(5, 3)).requires_grad_() for _ in range(2))
+    row, column = torch.tensor([0, 1, 1, 4, 3, 1, 0]), torch.tensor([2, 2, 0, 4, 4, 2, 0])
+    distance = mined_distance(a, b, row, column, "euclidean")
+    expected = row_distance(a.double()[row], b.double()[column], "euclidean")
+    torch.testing.assert_close(distance.double(), expected, rtol=1e-6, atol=0)
+    pull = torch.randn(len(row))
+    found = torch.autograd.grad(distance, (a, b), pull)
+    gradients = torch.autograd.grad(expected, (a, b), pull.double())
+    torch.testing.assert_close(found, gradients, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("metric", [*METRICS, mean_square_distance])

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import siameselib as sl
 from siameselib.functional import batch_all_triplet_loss, unit_rows
-from siameselib.kernels import sweep, thresholds, triplet_sum, wide
+from siameselib.kernels import blocks, sweep, thresholds, triplet_sum, wide
 
 KINDS = {"hinge": {}, "window": {"window": "semi-hard"}, "soft": {"soft": True}}
 
@@ -61,7 +61,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(sweep, "_WIDTH", 128)
     monkeypatch.setattr(wide, "_BLOCK", 1 << 10)
     monkeypatch.setattr(thresholds, "_LINES", 1 << 8)
-    monkeypatch.setattr(sweep, "DIFFERENCES", 1 << 8)
+    monkeypatch.setattr(blocks, "DIFFERENCES", 1 << 8)
 
 
 @pytest.fixture(params=["reference", "comparing", "sorting"])

@@ -202,7 +202,7 @@ def batch_hard_with_stats(
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = hardest_triplets(batch, metric, backend)
     warn_when_idle(where, triplets.valid.sum())
-    return _loss_of(batch, batch.x, triplets, margin, metric, soft, reduction)
+    return _loss_of(batch, triplets, margin, metric, soft, reduction)
 
 
 def semi_hard_with_stats(
@@ -228,8 +228,7 @@ def semi_hard_with_stats(
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = semi_hard_triplets(batch, metric, fallback, max_positives, backend)
     warn_when_idle(where, triplets.valid.sum())
-    anchors = batch.x.index_select(0, triplets.anchor)
-    return _loss_of(batch, anchors, triplets, margin, metric, soft, reduction)
+    return _loss_of(batch, triplets, margin, metric, soft, reduction)
 
 
 def check_keywords(where: str, margin: float, metric: str, reduction: str, backend: str) -> None:
@@ -240,7 +239,6 @@ def check_keywords(where: str, margin: float, metric: str, reduction: str, backe
 
 def _loss_of(
     batch: Batch,
-    anchors: Tensor,
     triplets: Triplets,
     margin: float,
     metric: str,
@@ -249,7 +247,9 @@ def _loss_of(
 ) -> tuple[Tensor, Stats]:
     # An empty reference set has no row 0 for the triplets that are not valid to point to.
     ref = batch.ref if len(batch.ref) else batch.ref.new_zeros(1, batch.ref.shape[1])
-    others = ref.index_select(0, torch.cat([triplets.positive, triplets.negative]))
-    with torch.autocast(anchors.device.type, enabled=False):
-        positive, negative = mined_distance(anchors, others.view(2, *anchors.shape), metric)
+    row = triplets.anchor.repeat(2)
+    column = torch.cat([triplets.positive, triplets.negative])
+    with torch.autocast(row.device.type, enabled=False):
+        distance = mined_distance(batch.x, ref, row, column, metric)
+    positive, negative = distance.view(2, -1)
     return triplets_of_distances(positive, negative, margin, soft, triplets.valid, reduction)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+DIFFERENCES = 1 << 17  # entries in one batch of direct differences: they stay in cache
 LANE = 64  # columns are reduced in lanes of this many; only lanes that matter are looked into
 SLAB = 1 << 20  # entries a slab may have: it stays in cache
 _LEAST_ROWS = 64  # fewer rows make a matrix product slow
@@ -21,6 +22,30 @@ _FACTOR_ROUNDING = {"tf32": 2.0**-11, "high": 2.0**-11, "bf16": 2.0**-8, "medium
 def squared(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distance by direct difference: what every backend decides by."""
     return (a - b).square_().sum(-1)
+
+
+def gathered(
+    x: Tensor, y: Tensor, row: Tensor, column: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Go through listed pairs, a batch at a time, in memory that the next batch reuses.
+
+    Args:
+        x: (n, d) rows.
+        y: (m, d) columns.
+        row: (k,) which row,
+        column: (k,) and which column; nothing of these asks for a gradient.
+
+    Yields:
+        Which of the pairs, their rows and their columns, which may be used up.
+    """
+    step = max(1, DIFFERENCES // max(1, x.shape[1]))
+    memory = x.new_empty(2, min(step, len(row)), x.shape[1])
+    for first in range(0, len(row), step):
+        some = slice(first, min(first + step, len(row)))
+        left, right = memory[:, : some.stop - first]
+        torch.index_select(x, 0, row[some], out=left)
+        torch.index_select(y, 0, column[some], out=right)
+        yield some, left, right
 
 
 def in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siameselib.kernels.blocks import LANE, Grouped, Slabs, squared
+from siameselib.kernels.blocks import LANE, Grouped, Slabs, gathered
 
 _KEPT = 8
-DIFFERENCES = 1 << 17  # entries in one batch of direct differences: they stay in cache
 
 
 def lanes(keys: Tensor) -> Tensor:
@@ -224,11 +223,9 @@ def _best(
 
 def squares(grouped: Grouped, x: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Take the squared distances of listed (row, column)."""
-    value, step = x.new_empty(len(row)), max(1, DIFFERENCES // x.shape[1])
-    for first in range(0, len(row), step):
-        some = slice(first, first + step)
-        pairs = x.index_select(0, row[some]), grouped.y.index_select(0, column[some])
-        value[some] = squared(*pairs)
+    value = x.new_empty(len(row))
+    for some, left, right in gathered(x, grouped.y, row, column):
+        value[some] = left.sub_(right).square_().sum(-1)
     return value
 
 

@@ -7,8 +7,9 @@ with x_i and w_c rows of the embeddings and of the weight, scaled to length 1. `
 line. ``streaming``
 goes through the classes a block at a time, scales the block, and forgets it; the gradient goes
 there once more and writes each row of the weight's gradient once. Beside the weight and its
-gradient nothing is as large as the weight. The distance of each sample to its own class comes
-along, so that all of the weight's gradient is made here.
+gradient nothing is as large as the weight, but the cosines that are kept for the gradient where
+that is cheap. The distance of each sample to its own class comes along, so that all of the weight's
+gradient is made here.
 """
 
 import math
@@ -26,7 +27,9 @@ from siameselib.kernels.unit import unit
 _CPU = (256, 2048)  # rows and columns of a tile, 2 MiB in float32: it stays near in cache
 _GPU = (2048, 8192)  # large enough to fill the device, 64 MiB in float32
 LARGEST_SCALE = 500  # sums of e^500 are float64 numbers
-_KEPT = 1 << 22  # cosines, up to 16 MiB of them, are rather kept for the gradient than made again
+# Cosines are rather kept for the gradient than made again up to so many for each dimension, for
+# that is what making one costs: up to 16 MiB of them in 128 dimensions.
+_KEPT = 1 << 15
 
 
 class Classes(NamedTuple):
@@ -68,7 +71,7 @@ def class_logsumexp(
         x = x.double()
     # In eager mode no operator: the first call of one imports all of torch._dynamo.
     run: Any = _op if torch.compiler.is_compiling() else _ClassLogSumExp.apply
-    keep = torch.is_grad_enabled() and len(x) * len(weight) <= _KEPT
+    keep = torch.is_grad_enabled() and len(x) * len(weight) <= _KEPT * x.shape[1]
     *found, _ = run(x, labels, weight, scale, by_class, keep)
     return Classes(*(each.to(dtype) for each in found))
 

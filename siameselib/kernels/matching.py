@@ -3,8 +3,8 @@ r"""Matching rows of two small sets against each other's negatives, in both dire
 .. math:: L_i = \tfrac12 \log(1 + e^{r_i - k s_{ii}}) + \tfrac12 \log(1 + e^{c_i - k s_{ii}})
 
 with r_i and c_i the log-sum-exp of k s over the negatives of row and of column i. Dot products of
-unit vectors lie in [-1, 1], so one exponential of k (s - 1) serves rows and columns alike: in
-float32 as long as e^-2k is a normal number, in float64 beyond.
+unit vectors lie in [-1, 1], so one exponential of k s serves rows and columns alike, and no maximum
+is taken off: in float32 as long as e^k and e^-k are far from its limits, in float64 beyond.
 """
 
 from typing import Any
@@ -46,9 +46,9 @@ class _Matching(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, labels: Tensor | None, scale: float) -> Tensor:
         rows, factor = unit(torch.cat([x, y]))
-        x, y = rows.chunk(2)
+        x, y = rows[: len(x)], rows[len(x) :]
         wide = torch.float64 if scale > _STEEPEST[torch.float32] else x.dtype
-        terms = torch.addmm(x.new_tensor(-scale), x, y.T, alpha=scale).to(wide)
+        terms = (x @ y.T).to(wide).mul_(scale)
         own = terms.diagonal().clone()
         terms.exp_()
         if labels is None:
@@ -62,19 +62,21 @@ class _Matching(torch.autograd.Function):
         losses, slopes = softplus(exponents)
         slopes.mul_(scale / 2)
         ctx.save_for_backward(rows, factor, terms, slopes / sums, slopes.sum(0))
-        return losses.mean(0).to(x.dtype)
+        return losses.sum(0).div_(2).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         first_only()
         rows, factor, terms, shares, pull = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
-            x, y = rows.chunk(2)
+            n = len(terms)
+            x, y = rows[:n], rows[n:]
             there, back = shares * gradients[0]
             weight = torch.add(there[:, None], back).mul_(terms)
             weight.diagonal().sub_(pull * gradients[0])
-            weight = weight.to(x.dtype)
-            change = torch.cat([weight @ y, weight.T @ x])
-            along = (change * rows).sum(1, keepdim=True)
+            weight, change = weight.to(x.dtype), torch.empty_like(rows)
+            torch.mm(weight, y, out=change[:n])
+            torch.mm(weight.T, x, out=change[n:])
+            along = torch.linalg.vecdot(change, rows).unsqueeze(1)
             change.addcmul_(rows, along, value=-1).mul_(factor)
-            return *change.chunk(2), None, None
+            return change[:n], change[n:], None, None

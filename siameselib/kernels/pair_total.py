@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from siameselib.kernels.blocks import Grouped
+from siameselib.kernels.blocks import DIFFERENCES, Grouped
 from siameselib.kernels.pair_terms import Role, Term
-from siameselib.kernels.sweep import DIFFERENCES, Listed, Metric, Sweep, Tile
+from siameselib.kernels.sweep import Listed, Metric, Sweep, Tile
 from siameselib.kernels.wide import Wide
 
 

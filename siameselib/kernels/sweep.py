@@ -16,11 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siameselib.kernels.blocks import Grouped, factor_rounding, squared
+from siameselib.kernels.blocks import Grouped, factor_rounding, gathered
 
 _HEIGHT, _WIDTH = 256, 2048  # of a tile: it stays in cache
 CLOSE = 5e-3  # squared distance over squared norm below which the difference is taken
-DIFFERENCES = 1 << 17  # entries in one batch of direct differences
 
 
 class Metric(NamedTuple):
@@ -38,11 +37,17 @@ class Metric(NamedTuple):
         return square if self.name == "sqeuclidean" else square.mul_(0.5)
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the distances of matching rows, by direct difference."""
-        distance = self.of(squared(x, y))
-        if self.name != "cosine":
-            return distance
-        return torch.where((x == 0).all(-1) | (y == 0).all(-1), 1, distance)
+        """Return the distances of matching rows, by direct difference; uses up x."""
+        zero = (x == 0).all(-1) | (y == 0).all(-1) if self.name == "cosine" else None
+        distance = self.of(x.sub_(y).square_().sum(-1))
+        return distance if zero is None else torch.where(zero, 1, distance)
+
+    def listed(self, x: Tensor, y: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Return the distances of x[row] and y[column], by direct difference."""
+        distance = x.new_empty(len(row))
+        for some, left, right in gathered(x, y, row, column):
+            distance[some] = self.between(left, right)
+        return distance
 
     def dense(self, x: Tensor, y: Tensor) -> Tensor:
         """Return all distances, differentiable, by direct differences of everything at once."""
@@ -103,14 +108,7 @@ class Listed:
 
     def distances(self, row: Tensor, column: Tensor) -> Tensor:
         """Return the distances of listed pairs, by direct difference."""
-        x, y = self.grouped.x, self.grouped.y
-        result = x.new_empty(len(row))
-        step = max(1, DIFFERENCES // x.shape[1])
-        for first in range(0, len(row), step):
-            some = slice(first, first + step)
-            pairs = x.index_select(0, row[some]), y.index_select(0, column[some])
-            result[some] = self.metric.between(*pairs)
-        return result
+        return self.metric.listed(self.grouped.x, self.grouped.y, row, column)
 
     def pull_listed(
         self,
@@ -130,11 +128,8 @@ class Listed:
             only_row: (k,) where not to pull at the column; None for nowhere.
         """
         factor = torch.where(distance == 0, 0, weight * self.metric.slope(distance))[:, None]
-        step = max(1, DIFFERENCES // self.grouped.x.shape[1])
-        for first in range(0, len(row), step):
-            some = slice(first, first + step)
-            x = self.grouped.x.index_select(0, row[some])
-            pull = x.sub_(self.grouped.y.index_select(0, column[some])).mul_(factor[some])
+        for some, left, right in gathered(self.grouped.x, self.grouped.y, row, column):
+            pull = left.sub_(right).mul_(factor[some])
             self.dx.index_add_(0, row[some], pull)
             if only_row is not None:
                 pull.masked_fill_(only_row[some, None], 0)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siameselib.kernels.blocks import Grouped
-from siameselib.kernels.sweep import DIFFERENCES, Metric, Sweep, Tile
+from siameselib.kernels.blocks import DIFFERENCES, Grouped
+from siameselib.kernels.sweep import Metric, Sweep, Tile
 from siameselib.kernels.wide import Wide
 
 FEW = 64  # positives a row up to which comparing is the quicker way
@@ -195,7 +195,7 @@ class _Comparison:
             some = slice(first, first + step)
             x, y = grouped.x[anchor[some]].double(), grouped.y[negative[some]].double()
             positive = self.thresholds.column[k[some], anchor[some]]
-            ap, an = between(x, grouped.y[positive].double()), between(x, y)
+            ap, an = between(grouped.y[positive].double(), x), between(y, x)
             active[some] = an < ap + self.margin
             if self.kind == "window":
                 active[some] &= an > ap

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import whole
-from siameselib.kernels.sweep import CLOSE, DIFFERENCES, Metric
+from siameselib.kernels.blocks import gathered
+from siameselib.kernels.sweep import CLOSE, Metric
 
 _ORDINARY = 1e-15  # numbers in between this and its inverse have squares in float32
 
@@ -85,14 +86,8 @@ class Distances:
 
     def _between(self) -> None:
         # The distances of close pairs, by direct difference.
-        for some in self._parts():
-            row, column = self.row[some], self.column[some]
-            pairs = self.x.index_select(0, row), self.y.index_select(0, column)
-            self.distance[row, column] = self.metric.between(*pairs)
-
-    def _parts(self) -> list[slice]:
-        step = max(1, DIFFERENCES // self.x.shape[1])
-        return [slice(first, first + step) for first in range(0, len(self.row), step)]
+        found = self.metric.listed(self.x, self.y, self.row, self.column)
+        self.distance[self.row, self.column] = found
 
     def pull(self, weight: Tensor, *, alike: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the gradient, in rows and columns, of a sum of which these are derivatives.
@@ -126,15 +121,13 @@ class Distances:
         return dx, dy
 
     def _pull_close(self, weight: Tensor, dx: Tensor, dy: Tensor | None) -> None:
-        for some in self._parts():
-            row, column = self.row[some], self.column[some]
-            pull = self.x.index_select(0, row).sub_(self.y.index_select(0, column))
-            distance = self.distance[row, column]
-            slope = torch.where(distance == 0, 0, weight[some] * self.metric.slope(distance))
-            pull.mul_(slope[:, None])
-            dx.index_add_(0, row, pull)
+        distance = self.distance[self.row, self.column]
+        slope = torch.where(distance == 0, 0, weight * self.metric.slope(distance))[:, None]
+        for some, left, right in gathered(self.x, self.y, self.row, self.column):
+            pull = left.sub_(right).mul_(slope[some])
+            dx.index_add_(0, self.row[some], pull)
             if dy is not None:
-                dy.index_add_(0, column, pull, alpha=-1)
+                dy.index_add_(0, self.column[some], pull, alpha=-1)
 
 
 def _close(square: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
