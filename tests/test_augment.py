@@ -61,6 +61,15 @@ def test_prepare_sees_the_middle():
     torch.testing.assert_close(prepare(images, 16, view=0.5), want, atol=1e-4, rtol=0)
 
 
+def test_prepare_beyond_the_border_sees_its_reflection():
+    images = noise(h=32, w=32)
+    padded = np.pad(images.numpy(), ((0, 0), (4, 4), (4, 4), (0, 0)), mode="symmetric")
+    want = prepare(torch.from_numpy(padded))
+    torch.testing.assert_close(prepare(images, 40, view=1.25), want, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="view must be above 0, at most 2, got 2"):
+        prepare(images, view=2.5)
+
+
 @pytest.mark.parametrize(("size", "view"), [(None, 1.0), (8, 1.0), (24, 1.0), (12, 0.8)])
 def test_without_strength_it_is_prepare(size, view):
     images = noise()

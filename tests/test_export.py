@@ -37,8 +37,9 @@ def photos():
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_embedder_embeds_as_the_verifier(verifier, photos, metric, flip):
-    other = Verifier(verifier.backbone, size=8, metric=metric, flip=flip)
+@pytest.mark.parametrize("zooms", [(1,), (0.9, 1.1)])
+def test_the_embedder_embeds_as_the_verifier(verifier, photos, metric, flip, zooms):
+    other = Verifier(verifier.backbone, size=8, metric=metric, flip=flip, zooms=zooms)
     torch.testing.assert_close(Embedder(other)(photos), other.embed(photos), rtol=0, atol=0)
 
 

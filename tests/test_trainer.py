@@ -285,6 +285,15 @@ def test_resume_refuses_another_configuration(run, capsys):
     assert "holds no checkpoint.pt" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_judged_again_at_other_zooms(run):
+    _, out = run("--loss supcon --epochs 1")
+    before = (out / "history.jsonl").read_text()
+    assert run("--loss supcon --epochs 1 --resume --zooms 0.9 1 1.1")[0] == 0
+    assert (out / "history.jsonl").read_text() == before
+    assert Verifier.load(out / "model.pt").zooms == (0.9, 1.0, 1.1)
+    assert "--zooms 0.9 1 1.1" in json.loads((out / "result.json").read_text())["command"]
+
+
 def test_a_full_disk_keeps_what_was_there(run, capsys, monkeypatch):
     _, out = run("--loss supcon --epochs 1")
     before = {p.name: p.read_bytes() for p in out.iterdir()}
@@ -318,6 +327,7 @@ def test_impossible_options_are_named(run, capsys, options, message):
     [
         ("--train-on pairs --loss batch-hard", "needs identity labels"),
         ("--loss bce --normalize", "not for --loss bce"),
+        ("--zooms 1 0", "--zooms must be above 0, 2 at most, got [1.0, 0.0]"),
         ("--self-pairs 2", "--self-pairs must be from 0 to 1, got 2"),
         ("--self-pairs 1 --no-augment", "--self-pairs needs --augment"),
         ("--self-pairs 1 --loss bce", "--self-pairs with --loss bce needs --train-on pairs"),

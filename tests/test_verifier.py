@@ -29,7 +29,9 @@ def verifier(request, photos):
         "concat": sl.ConcatHead(1024),
     }.get(request.param)
     metric = request.param if head is None else "head"
-    made = Verifier(sl.C19(image_size=SIZE), head, size=SIZE, crop=0.6, metric=metric)
+    made = Verifier(
+        sl.C19(image_size=SIZE), head, size=SIZE, crop=0.6, metric=metric, zooms=(1, 1.1)
+    )
     f = made.embed(photos)
     scores = made.scores(f[::2], f[1::2])
     return made.fit(scores, scores > np.median(scores), protocol="six pairs")
@@ -56,6 +58,22 @@ def test_scores_are_what_the_formula_says(photos):
     assert plain.embed(photos).numpy() == pytest.approx(F.normalize(f).numpy(), abs=1e-5)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_embedding_is_the_mean_over_zooms(photos, flip):
+    backbone, zooms = sl.C19(image_size=SIZE).eval(), (0.8, 1.0, 1.25)
+    with torch.no_grad():
+        views = [prepare(torch.from_numpy(photos), view=zoom) for zoom in zooms]
+        views += [view.flip(3) for view in views] if flip else []
+        f = torch.stack([backbone(view) for view in views])
+    cosine = Verifier(backbone, size=SIZE, flip=flip, zooms=zooms)
+    unit = F.normalize(F.normalize(f, dim=2).sum(0))
+    torch.testing.assert_close(cosine.embed(photos), unit, atol=1e-5, rtol=0)
+    euclidean = Verifier(backbone, size=SIZE, metric="euclidean", flip=flip, zooms=list(zooms))
+    torch.testing.assert_close(euclidean.embed(photos), f.mean(0), atol=1e-4, rtol=1e-4)
+    once = Verifier(backbone, size=SIZE, flip=flip).embed(photos)
+    assert not torch.allclose(once, unit, atol=1e-2)
+
+
 def test_embedding_leaves_the_mode_and_does_not_depend_on_the_batch(photos):
     verifier = Verifier(sl.C19(image_size=SIZE), size=SIZE)
     before = {k: v.clone() for k, v in verifier.backbone.state_dict().items()}
@@ -74,6 +92,7 @@ def test_saved_and_loaded_it_says_the_same(verifier, photos, tmp_path):
         assert again.verify(a, b) == verifier.verify(a, b)
     assert again.fitted_on["protocol"] == "six pairs"
     assert (again.metric, again.crop, again.flip) == (verifier.metric, 0.6, True)
+    assert again.zooms == (1.0, 1.1)
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 

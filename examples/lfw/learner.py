@@ -1,7 +1,7 @@
 """The net with its loss: a batch of images in, the loss out."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -70,7 +70,7 @@ class Learner(nn.Module):
             erase=self.args.erase,
         )
 
-    def verifier(self) -> Verifier:
+    def verifier(self, zooms: Sequence[float] = (1.0,)) -> Verifier:
         """How the net, as it is now, compares two photos."""
         return Verifier(
             self.backbone,
@@ -79,6 +79,7 @@ class Learner(nn.Module):
             crop=1.0 if self.args.data == "synthetic" else self.args.crop / 250,
             metric="head" if self.head else "cosine" if self.args.normalize else "euclidean",
             flip=self.args.augment,
+            zooms=zooms,
         )
 
     def forward(self, x: Tensor, target: Tensor, labels: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
         help="share of the images that have no partner (single-image people of a batch, images of "
         "different-pairs alone) that come as two views of themselves, a same-pair",
     )
+    zooms = (
+        "scales at which the trained net sees a photo, such as 0.9 1 1.1; it costs as many passes"
+    )
+    add("--zooms", type=float, nargs="+", default=[1.0], help=zooms)
     add("--epochs", type=int, default=20)
     add("--batch-size", type=int, default=64, help="pairs per step, for a loss on pairs")
     add("--people-per-batch", type=int, default=24, help="P, for a loss on labelled batches")
@@ -73,6 +77,8 @@ def read_options(about: str, argv: list[str] | None = None) -> argparse.Namespac
         parser.error(f"--self-pairs with --loss {args.loss} needs {instead}")
     if args.self_pairs and not args.augment:
         parser.error("--self-pairs needs --augment: two views of an image must differ")
+    if not all(0 < zoom <= 2 for zoom in args.zooms):
+        parser.error(f"--zooms must be above 0, 2 at most, got {args.zooms}")
     if args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
     if not 0 <= args.start_epochs < args.epochs:

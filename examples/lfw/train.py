@@ -35,7 +35,7 @@ from siameselib.evaluation import Verifier, accuracy_at, auc, fit_threshold, ver
 from siameselib.files import replacing
 from siameselib.report import write_report
 
-MAY_CHANGE = {"resume", "out", "cache", "data", "command", "commit", "device", "compile"}
+MAY_CHANGE = {"resume", "zooms", "out", "cache", "data", "command", "commit", "device", "compile"}
 
 
 def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer, doctor) -> dict:
@@ -134,7 +134,8 @@ def run(args: argparse.Namespace, packed: Images, protocol: Protocol, out: Path)
         )
     if RANK:
         return {}
-    return judge(args, out, learner.verifier(), images, packed, task, protocol, history)
+    verifier = learner.verifier(args.zooms)
+    return judge(args, out, verifier, images, packed, task, protocol, history)
 
 
 def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[str, Any]:

@@ -120,6 +120,7 @@ def _model(verifier: Verifier) -> tuple[dict[str, Any], list[str]]:
         "crop": verifier.crop,
         "metric": verifier.metric,
         "flip": verifier.flip,
+        "zooms": verifier.zooms,
         "threshold": verifier.threshold,
         "fitted_on": verifier.fitted_on,
         "gallery": {name: len(images) for name, images in verifier.gallery.items()},
@@ -128,7 +129,8 @@ def _model(verifier: Verifier) -> tuple[dict[str, Any], list[str]]:
         f"a verifier, {backbone} with {parameters:,} parameters"
         + (f", {facts['head']}" if facts["head"] else ""),
         f"takes the central {100 * verifier.crop:.0f} % of a photo, at {verifier.size} pixels"
-        + (", and its mirror image" if verifier.flip else ""),
+        + (", and its mirror image" if verifier.flip else "")
+        + (f", each at {len(verifier.zooms)} scales" if len(verifier.zooms) > 1 else ""),
         f"compares by {verifier.metric}, "
         + (
             "not fitted yet: it has no threshold"

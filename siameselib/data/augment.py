@@ -20,7 +20,8 @@ def prepare(images: Tensor, size: int | None = None, *, view: float = 1.0) -> Te
     Args:
         images: As stored.
         size: Height and width of the output; None keeps the stored one.
-        view: Side of the central square that is seen, as a fraction of the stored side.
+        view: Side of the central square that is seen, as a fraction of the stored side; above 1
+            what lies beyond the border is its reflection.
 
     Shape:
         - images: uint8 (n, h, w, c) or (n, c, h, w), c = 1 or 3.
@@ -38,7 +39,7 @@ def prepare(images: Tensor, size: int | None = None, *, view: float = 1.0) -> Te
         >>> prepare(grey, 32).shape
         torch.Size([2, 3, 32, 32])
     """
-    _check_output("prepare", size, view)
+    _check_output("prepare", size, view, 2)
     x = _channels_first("prepare", images).float() / 255
     return _normalise(_still(x, size, view))
 
@@ -96,7 +97,7 @@ class Augment:
         for name, value in {**strengths, "erase": erase}.items():
             if not 0 <= _check.real("Augment", name, value) <= 1:
                 raise _check.refuse("Augment", name, "be from 0 to 1", value)
-        _check_output("Augment", size, view)
+        _check_output("Augment", size, view, 1)
         self.size, self.view = size, view
         self.flip, self.shift, self.scale, self.rotate = flip, shift, scale, rotate
         self.colour, self.erase = colour, erase
@@ -163,11 +164,11 @@ class Augment:
         return torch.stack([cos, -sin, right, sin, cos, down], 1).view(-1, 2, 3)
 
 
-def _check_output(where: str, size: int | None, view: float) -> None:
+def _check_output(where: str, size: int | None, view: float, most: int) -> None:
     if size is not None:
         _check.positive(where, "size", size)
-    if not 0 < view <= 1:
-        raise _check.refuse(where, "view", "be above 0, at most 1", view)
+    if not 0 < view <= most:
+        raise _check.refuse(where, "view", f"be above 0, at most {most}", view)
 
 
 def _channels_first(where: str, images: Tensor) -> Tensor:
