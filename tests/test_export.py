@@ -27,7 +27,7 @@ def verifier():
     with torch.no_grad():
         for _ in range(3):
             net(torch.randn(16, 3, 8, 8) + 1)
-    return Verifier(net, size=8)
+    return Verifier(net, size=8, zooms=(1, 1.1))
 
 
 @pytest.fixture(scope="module")

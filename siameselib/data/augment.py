@@ -187,18 +187,19 @@ def _still(x: Tensor, size: int | None, view: float) -> Tensor:
     """The central square, unmoved; untouched where nothing is to be resized."""
     if view == 1 and x.shape[2:] == (size or x.shape[2], size or x.shape[3]):
         return x
-    middle = view * torch.eye(2, 3, device=x.device)
-    return _sample(x, middle.expand(len(x), 2, 3), size, view)
+    return _sample(x, view * torch.eye(2, 3, device=x.device)[None], size, view)
 
 
 def _sample(x: Tensor, affine: Tensor, size: int | None, view: float) -> Tensor:
+    """Resample by one map (1, 2, 3) for all images, or by one each."""
     n, c, *stored = x.shape
     if n == 0:
         return x.new_empty(0, c, *((size or side) for side in stored))
     height, width = (size or side for side in stored)
     # As many samples a pixel as keep a sample's neighbourhood from skipping stored pixels.
     fine = max(1, round(view * min(stored[0] / height, stored[1] / width)))
-    grid = F.affine_grid(affine, [n, c, height * fine, width * fine], align_corners=False)
+    maps = [len(affine), c, height * fine, width * fine]
+    grid = F.affine_grid(affine, maps, align_corners=False).expand(n, -1, -1, -1)
     x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     return F.avg_pool2d(x, fine) if fine > 1 else x
 
