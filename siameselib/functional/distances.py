@@ -121,7 +121,7 @@ class _Euclidean(torch.autograd.Function):
             length[some] = torch.linalg.vector_norm(apart, dim=-1)
         tiny, huge = torch.finfo(length.dtype).tiny ** 0.4, torch.finfo(length.dtype).max ** 0.4
         plain = length.device.type == "cpu" and ((length > tiny) & (length < huge)).all()
-        ctx.plain = bool(plain)
+        ctx.plain, ctx.alone = bool(plain), y is x
         if not ctx.plain:
             for some, apart in _apart(x, y, row, column):
                 length[some] = _length(apart)
@@ -131,7 +131,8 @@ class _Euclidean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, y, row, column, length = ctx.saved_tensors
-        dx, dy = torch.zeros_like(x), torch.zeros_like(y)
+        dx = torch.zeros_like(x)
+        dy = dx if ctx.alone else torch.zeros_like(y)
         for some, pull in _apart(x, y, row, column):
             over = length[some, None]
             if not ctx.plain:
@@ -140,7 +141,7 @@ class _Euclidean(torch.autograd.Function):
             pull = pull.mul_(gradients[0][some, None] / over)
             dx.index_add_(0, row[some], pull)
             dy.index_add_(0, column[some], pull, alpha=-1)
-        return dx, dy, None, None
+        return dx, None if ctx.alone else dy, None, None
 
 
 def _apart(x: Tensor, y: Tensor, row: Tensor, column: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -62,7 +62,7 @@ class _Matching(torch.autograd.Function):
         losses, slopes = softplus(exponents)
         slopes.mul_(scale / 2)
         ctx.save_for_backward(rows, factor, terms, slopes / sums, slopes.sum(0))
-        return losses.sum(0).div_(2).to(x.dtype)
+        return losses.mean(0).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -77,6 +77,6 @@ class _Matching(torch.autograd.Function):
             weight, change = weight.to(x.dtype), torch.empty_like(rows)
             torch.mm(weight, y, out=change[:n])
             torch.mm(weight.T, x, out=change[n:])
-            along = torch.linalg.vecdot(change, rows).unsqueeze(1)
+            along = (change * rows).sum(1, keepdim=True)
             change.addcmul_(rows, along, value=-1).mul_(factor)
             return change[:n], change[n:], None, None
