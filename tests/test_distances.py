@@ -55,6 +55,24 @@ def test_second_derivatives(metric):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+@pytest.mark.parametrize("alone", [False, True])
+def test_without_rows_each_row_is_meant_as_often_as_there_are_columns(alone, scale):
+    a, b = ((scale * torch.randn(5, 3)).requires_grad_() for _ in range(2))
+    b = a if alone else b
+    column = torch.tensor([0, 1, 1, 4, 3, 1, 0, 4, 2, 2])
+    row = torch.arange(5).repeat(2)
+    pull, grads = torch.randn(10), []
+    for listed in (None, row):
+        distance = mined_distance(a, b, listed, column, "euclidean")
+        grads.append(torch.autograd.grad(distance, (a,) if alone else (a, b), pull))
+        expected = row_distance(a.double()[row], b.double()[column], "euclidean")
+        torch.testing.assert_close(distance.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
+    cosine = mined_distance(a, b, None, column, "cosine")
+    torch.testing.assert_close(cosine, row_distance(a[row], b[column], "cosine"))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
 @pytest.mark.parametrize("entries", [1, 9, 1 << 17])
 def test_mined_distances_are_those_of_the_rows(entries, scale, monkeypatch):
     monkeypatch.setattr(blocks, "DIFFERENCES", entries)  # how many entries a batch of pairs has

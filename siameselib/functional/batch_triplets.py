@@ -202,7 +202,7 @@ def batch_hard_with_stats(
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = hardest_triplets(batch, metric, backend)
     warn_when_idle(where, triplets.valid.sum())
-    return _loss_of(batch, triplets, margin, metric, soft, reduction)
+    return _loss_of(batch, None, triplets, margin, metric, soft, reduction)
 
 
 def semi_hard_with_stats(
@@ -228,7 +228,7 @@ def semi_hard_with_stats(
     batch = labelled_batch(where, embeddings, labels, ref, ref_labels, ref_offset, validate)
     triplets = semi_hard_triplets(batch, metric, fallback, max_positives, backend)
     warn_when_idle(where, triplets.valid.sum())
-    return _loss_of(batch, triplets, margin, metric, soft, reduction)
+    return _loss_of(batch, triplets.anchor, triplets, margin, metric, soft, reduction)
 
 
 def check_keywords(where: str, margin: float, metric: str, reduction: str, backend: str) -> None:
@@ -239,6 +239,7 @@ def check_keywords(where: str, margin: float, metric: str, reduction: str, backe
 
 def _loss_of(
     batch: Batch,
+    anchor: Tensor | None,
     triplets: Triplets,
     margin: float,
     metric: str,
@@ -247,9 +248,9 @@ def _loss_of(
 ) -> tuple[Tensor, Stats]:
     # An empty reference set has no row 0 for the triplets that are not valid to point to.
     ref = batch.ref if len(batch.ref) else batch.ref.new_zeros(1, batch.ref.shape[1])
-    row = triplets.anchor.repeat(2)
+    row = None if anchor is None else anchor.repeat(2)
     column = torch.cat([triplets.positive, triplets.negative])
-    with torch.autocast(row.device.type, enabled=False):
+    with torch.autocast(column.device.type, enabled=False):
         distance = mined_distance(batch.x, ref, row, column, metric)
     positive, negative = distance.view(2, -1)
     return triplets_of_distances(positive, negative, margin, soft, triplets.valid, reduction)

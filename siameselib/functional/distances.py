@@ -96,17 +96,19 @@ def _length(difference: Tensor) -> Tensor:
     return length / torch.where(scale > 0, scale, 1).squeeze(-1)
 
 
-def mined_distance(x: Tensor, y: Tensor, row: Tensor, column: Tensor, metric: str) -> Tensor:
+def mined_distance(x: Tensor, y: Tensor, row: Tensor | None, column: Tensor, metric: str) -> Tensor:
     """Return :func:`row_distance` of x[row] and y[column]: fewer steps, no torch.func.
 
     Args:
         x: (n, d) rows, float32 or wider.
         y: (m, d) rows to compare them with.
-        row: (k,) which row of x,
+        row: (k,) which row of x; None for each of them, as often as the column has n entries,
         column: (k,) and which row of y.
         metric: one of the names.
     """
     if metric != "euclidean" or torch.compiler.is_compiling():
+        if row is None:
+            row = torch.arange(len(column), device=x.device) % max(1, len(x))
         return row_distance(x.index_select(0, row), y.index_select(0, column), metric)
     run: Any = _Euclidean.apply
     distance: Tensor = run(x, y, row, column)
@@ -115,8 +117,8 @@ def mined_distance(x: Tensor, y: Tensor, row: Tensor, column: Tensor, metric: st
 
 class _Euclidean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        length = x.new_empty(len(row))
+    def forward(ctx: Any, x: Tensor, y: Tensor, row: Tensor | None, column: Tensor) -> Tensor:
+        length = x.new_empty(len(column))
         for some, apart in _apart(x, y, row, column):
             length[some] = torch.linalg.vector_norm(apart, dim=-1)
         tiny, huge = torch.finfo(length.dtype).tiny ** 0.4, torch.finfo(length.dtype).max ** 0.4
@@ -139,18 +141,31 @@ class _Euclidean(torch.autograd.Function):
                 scale = power_of_two(pull)
                 pull, over = pull * scale, torch.where(scale > 0, over * scale, 1)
             pull = pull.mul_(gradients[0][some, None] / over)
-            dx.index_add_(0, row[some], pull)
+            if row is not None:
+                dx.index_add_(0, row[some], pull)
+            else:
+                dx += pull.view(_times(x, column), *x.shape).sum(0)
             dy.index_add_(0, column[some], pull, alpha=-1)
         return dx, None if ctx.alone else dy, None, None
 
 
-def _apart(x: Tensor, y: Tensor, row: Tensor, column: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _apart(
+    x: Tensor, y: Tensor, row: Tensor | None, column: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
     # The differences of listed rows: all at once where memory is quick or a gradient is recorded.
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
+    everything = slice(0, len(column))
+    if row is None:
+        others = y.index_select(0, column).view(_times(x, column), *x.shape)
+        yield everything, (x - others).flatten(0, 1)
+    elif x.device.type == "cpu" and not torch.is_grad_enabled():
         for some, left, right in gathered(x, y, row, column):
             yield some, left.sub_(right)
     else:
-        yield slice(0, len(row)), x.index_select(0, row) - y.index_select(0, column)
+        yield everything, x.index_select(0, row) - y.index_select(0, column)
+
+
+def _times(x: Tensor, column: Tensor) -> int:
+    return len(column) // max(1, len(x))
 
 
 def mean_square_distance(x1: Tensor, x2: Tensor) -> Tensor:
