@@ -25,12 +25,11 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "lfw.md")
 RECIPE = ("train_on", "loss", "head", "backbone", "image_size")
 MEASURED = ("n_pairs", "accuracy", "accuracy_se", "auc", "eer", "seconds", "device")
 PER_RUN = re.compile(r"\s--(?:seed|out)[ =]\S+")  # what may differ between runs of one row
-TELLING = re.compile(
-    r"--(?:(?:margin|strength|erase|self-pairs)[ =]\S+|no-augment|normalize)(?!\S)"
-)  # shown beside the loss
+SHOWN = (r"(?:margin|strength|erase|self-pairs)[ =]\S+", r"zooms(?:[ =][\d.]+)+", "no-augment")
+TELLING = re.compile(rf"--(?:{'|'.join(SHOWN)}|normalize)(?!\S)")  # shown beside the loss
 NEEDED = ("protocol", "seed", "command", *RECIPE, *MEASURED)
 HEADER = (
-    "| trained on | loss | head | net, size | accuracy, each seed | mean | AUC | EER | minutes |\n"
+    "| trained on | loss | head | net, size | accuracy, each run | mean | AUC | EER | minutes |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -89,16 +88,16 @@ def _one_table(protocol: str, runs: list[Result]) -> str:
 
 def _row(row: list[Result]) -> str:
     first = row[0]
-    seeds = " ".join(f"{run['accuracy']:.3f}" for run in row)
-    minutes = mean(run["seconds"] for run in row) / 60
+    accuracies = " ".join(f"{run['accuracy']:.3f}" for run in row)
+    minutes = " ".join(f"{run['seconds'] / 60:.0f}" for run in row)
     cells = [
         first["train_on"],
         " ".join([first["loss"], *(f"`{flag}`" for flag in TELLING.findall(first["command"]))]),
         first["head"] or "–",
         f"{first['backbone']}, {first['image_size']} px",
-        seeds,
+        accuracies,
         *(f"{mean(run[key] for run in row):.3f}" for key in ("accuracy", "auc", "eer")),
-        f"{minutes:.0f}",
+        minutes,
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -44,7 +44,7 @@ def test_groups_seeds_and_averages(results):
     lines = lfw_table.table(lfw_table.read(results)).splitlines()
     rows = [line for line in lines if line.startswith("| p")]
     assert rows == [
-        "| pairs | bce | concat | c19, 64 px | 0.500 0.600 | 0.550 | 0.560 | 0.440 | 3 |",
+        "| pairs | bce | concat | c19, 64 px | 0.500 0.600 | 0.550 | 0.560 | 0.440 | 2 4 |",
         "| people | batch-hard | distance | c19, 64 px | 0.900 | 0.900 | 0.510 | 0.490 | 2 |",
     ]
     assert (
@@ -67,6 +67,8 @@ def test_different_recipes_are_never_averaged(results, key):
 def test_options_that_change_the_loss_stand_beside_it():
     command = "python train.py --loss bce --margin 1 --no-augment --normalize-not 3 --out x"
     assert "| bce `--margin 1` `--no-augment` |" in lfw_table.table([RUN | {"command": command}])
+    command = "python train.py --zooms 0.9 1 1.1 --seed 1"
+    assert "| bce `--zooms 0.9 1 1.1` |" in lfw_table.table([RUN | {"command": command}])
 
 
 def test_one_table_a_protocol():
