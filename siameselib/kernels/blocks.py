@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-DIFFERENCES = 1 << 17  # entries in one batch of direct differences: they stay in cache
+DIFFERENCES = 1 << 18  # entries in one batch of direct differences: they stay in cache
 LANE = 64  # columns are reduced in lanes of this many; only lanes that matter are looked into
 SLAB = 1 << 20  # entries a slab may have: it stays in cache
 _LEAST_ROWS = 64  # fewer rows make a matrix product slow
