@@ -100,7 +100,7 @@ def promises(cells: list[Cell]) -> list[str]:
         f"{1e3 * cell['seconds']:.2f} ms, {name} {1e3 * other['seconds']:.2f} ms"
         for k, cell in found.items()
         if k[4] == "siameselib" and "seconds" in cell
-        for name in (PML, "dense")
+        for name in (PML, "sentence-transformers", "dense")
         if (other := found.get((*k[:4], name))) and "seconds" in other
         if cell["seconds"] > NOISE * other["seconds"]
     ]
