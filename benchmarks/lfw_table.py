@@ -25,8 +25,8 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "lfw.md")
 RECIPE = ("train_on", "loss", "head", "backbone", "image_size")
 MEASURED = ("n_pairs", "accuracy", "accuracy_se", "auc", "eer", "seconds", "device")
 PER_RUN = re.compile(r"\s--(?:seed|out)[ =]\S+")  # what may differ between runs of one row
-SHOWN = (r"(?:margin|strength|erase|self-pairs)[ =]\S+", r"zooms(?:[ =][\d.]+)+", "no-augment")
-TELLING = re.compile(rf"--(?:{'|'.join(SHOWN)}|normalize)(?!\S)")  # shown beside the loss
+SHOWN = (r"(?:margin|strength|erase|self-pairs)[ =]\S+", r"zooms(?:[ =][\d.]+)+")
+TELLING = re.compile(rf"--(?:{'|'.join(SHOWN)}|no-augment|normalize)(?!\S)")  # beside the loss
 NEEDED = ("protocol", "seed", "command", *RECIPE, *MEASURED)
 HEADER = (
     "| trained on | loss | head | net, size | accuracy, each run | mean | AUC | EER | minutes |\n"

@@ -308,6 +308,11 @@ def test_info(run, faces, model, npz, tmp_path):
     assert "takes the central 60 % of a photo, at 16 pixels, and its mirror image" in out
     assert "fitted on pairs 276" in out
     assert json.loads(run("info", model, "--json")[1])["gallery"] == {}
+    Verifier(sl.C19(image_size=16), size=16, zooms=(0.9, 1.1)).save(tmp_path / "zooms.pt")
+    out = run("info", tmp_path / "zooms.pt")[1]
+    assert (
+        "takes the central 100 % of a photo, at 16 pixels, and its mirror image, at 2 scales" in out
+    )
     assert "24 embeddings of 10 people, 1024 numbers each" in run("info", npz)[1]
     packed = pack(open_folder(faces), tmp_path, size=8)
     assert run("info", packed.path)[1].splitlines() == [

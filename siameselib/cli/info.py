@@ -130,7 +130,7 @@ def _model(verifier: Verifier) -> tuple[dict[str, Any], list[str]]:
         + (f", {facts['head']}" if facts["head"] else ""),
         f"takes the central {100 * verifier.crop:.0f} % of a photo, at {verifier.size} pixels"
         + (", and its mirror image" if verifier.flip else "")
-        + (f", each at {len(verifier.zooms)} scales" if len(verifier.zooms) > 1 else ""),
+        + (f", at {len(verifier.zooms)} scales" if len(verifier.zooms) > 1 else ""),
         f"compares by {verifier.metric}, "
         + (
             "not fitted yet: it has no threshold"

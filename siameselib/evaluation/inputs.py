@@ -115,6 +115,16 @@ def check_rates(where: str, name: str, values: Sequence[float]) -> list[float]:
     return [check_rate(where, name, value) for value in values]
 
 
+def check_zooms(where: str, zooms: Sequence[float]) -> tuple[float, ...]:
+    """Scales to see a photo at: one at least, each above 0, 2 at most."""
+    if not isinstance(zooms, Sequence | np.ndarray) or isinstance(zooms, str) or len(zooms) == 0:
+        raise _check.refuse(where, "zooms", "be a list of scales", repr(zooms), TypeError)
+    for zoom in zooms:
+        if not 0 < _check.real(where, "zooms", zoom) <= 2:
+            raise _check.refuse(where, "zooms", "be above 0, 2 at most", zoom)
+    return tuple(float(zoom) for zoom in zooms)
+
+
 def to_array(where: str, name: str, value: Values) -> NDArray[Any]:
     """Numbers as a numpy array: tensors detached and moved, floating-point ones as float64."""
     if isinstance(value, Tensor):

@@ -18,7 +18,7 @@ from siameselib.evaluation.calibration import MAPS, Calibration
 from siameselib.evaluation.fitting import checked_words, fit_decision, read_pairs
 from siameselib.evaluation.gallery import check_name, gallery_scores, name_best, photos_of
 from siameselib.evaluation.identification import RULES
-from siameselib.evaluation.inputs import Values, check_images, check_threshold
+from siameselib.evaluation.inputs import Values, check_images, check_threshold, check_zooms
 from siameselib.evaluation.shared_people import Identities
 from siameselib.evaluation.verdicts import Identity, Verdict
 from siameselib.evaluation.verifier_file import Content, read, write
@@ -59,7 +59,7 @@ class Verifier:
     Raises:
         ValueError: An unknown metric, ``metric="head"`` without a head, or a size, a crop or a
             zoom that is none.
-        TypeError: The backbone is no module, or the size no integer.
+        TypeError: The backbone is no module, the size no integer, or the zooms no list of numbers.
 
     Example:
         >>> import siameselib as sl
@@ -94,15 +94,8 @@ class Verifier:
         if not 0 < _check.real("Verifier", "crop", crop) <= 1:
             raise _check.refuse("Verifier", "crop", "be a share above 0, 1 at most", crop)
         self.backbone, self.head = backbone, head
-        if not isinstance(zooms, Sequence):
-            raise _check.refuse("Verifier", "zooms", "be numbers", zooms, TypeError)
-        if not zooms:
-            raise _check.refuse("Verifier", "zooms", "name a scale", zooms)
-        for zoom in zooms:
-            if not 0 < _check.real("Verifier", "zooms", zoom) <= 2:
-                raise _check.refuse("Verifier", "zooms", "be above 0, 2 at most", zoom)
         self.size, self.crop, self.metric, self.flip = size, crop, metric, flip
-        self.zooms = tuple(float(zoom) for zoom in zooms)
+        self.zooms = check_zooms("Verifier", zooms)
         self.threshold: float | None = None
         self.calibration: Calibration | None = None
         self.fitted_on: dict[str, Any] = {}

@@ -108,7 +108,7 @@ def mined_distance(x: Tensor, y: Tensor, row: Tensor | None, column: Tensor, met
     """
     if metric != "euclidean" or torch.compiler.is_compiling():
         if row is None:
-            row = torch.arange(len(column), device=x.device) % max(1, len(x))
+            return row_distance(x, _opposite(x, y, column), metric).flatten()
         return row_distance(x.index_select(0, row), y.index_select(0, column), metric)
     run: Any = _Euclidean.apply
     distance: Tensor = run(x, y, row, column)
@@ -119,11 +119,15 @@ class _Euclidean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, row: Tensor | None, column: Tensor) -> Tensor:
         length = x.new_empty(len(column))
-        for some, apart in _apart(x, y, row, column):
-            length[some] = torch.linalg.vector_norm(apart, dim=-1)
-        tiny, huge = torch.finfo(length.dtype).tiny ** 0.4, torch.finfo(length.dtype).max ** 0.4
-        plain = length.device.type == "cpu" and ((length > tiny) & (length < huge)).all()
-        ctx.plain, ctx.alone = bool(plain), y is x
+        ctx.plain, ctx.alone = (
+            x.device.type == "cpu",
+            y is x,
+        )  # elsewhere looking would mean waiting
+        if ctx.plain:
+            for some, apart in _apart(x, y, row, column):
+                length[some] = torch.linalg.vector_norm(apart, dim=-1)
+            tiny, huge = torch.finfo(x.dtype).tiny ** 0.4, torch.finfo(x.dtype).max ** 0.4
+            ctx.plain = bool(((length > tiny) & (length < huge)).all())
         if not ctx.plain:
             for some, apart in _apart(x, y, row, column):
                 length[some] = _length(apart)
@@ -144,7 +148,7 @@ class _Euclidean(torch.autograd.Function):
             if row is not None:
                 dx.index_add_(0, row[some], pull)
             else:
-                dx += pull.view(_times(x, column), *x.shape).sum(0)
+                dx += pull.view(len(column) // max(1, len(x)), *x.shape).sum(0)
             dy.index_add_(0, column[some], pull, alpha=-1)
         return dx, None if ctx.alone else dy, None, None
 
@@ -155,8 +159,7 @@ def _apart(
     # The differences of listed rows: all at once where memory is quick or a gradient is recorded.
     everything = slice(0, len(column))
     if row is None:
-        others = y.index_select(0, column).view(_times(x, column), *x.shape)
-        yield everything, (x - others).flatten(0, 1)
+        yield everything, (x - _opposite(x, y, column)).flatten(0, 1)
     elif x.device.type == "cpu" and not torch.is_grad_enabled():
         for some, left, right in gathered(x, y, row, column):
             yield some, left.sub_(right)
@@ -164,8 +167,9 @@ def _apart(
         yield everything, x.index_select(0, row) - y.index_select(0, column)
 
 
-def _times(x: Tensor, column: Tensor) -> int:
-    return len(column) // max(1, len(x))
+def _opposite(x: Tensor, y: Tensor, column: Tensor) -> Tensor:
+    # (times, n, d): what each of the n rows of x is compared with, time after time.
+    return y.index_select(0, column).view(len(column) // max(1, len(x)), *x.shape)
 
 
 def mean_square_distance(x1: Tensor, x2: Tensor) -> Tensor:
