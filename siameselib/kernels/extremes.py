@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import choose, mutual
-from siameselib.kernels.blocks import SLAB, Grouped, Slabs, group, in_range, least_from, squared
+from siameselib.kernels.blocks import Grouped, Slabs, group, in_range, least_from, squared
 from siameselib.kernels.candidates import (
     entries,
     farthest,
@@ -30,6 +30,8 @@ from siameselib.kernels.candidates import (
 )
 from siameselib.kernels.positives import drop_same, extreme_positive, few, listed
 from siameselib.kernels.whole_extremes import WHOLE, clear_extremes
+
+_LINES = 1 << 18  # entries of lines that are looked through at once: they stay in cache
 
 
 def hardest(
@@ -363,14 +365,15 @@ def _beyond_each(
     """Find for each (row of the block, positive column) the nearest entry farther away."""
     negative, x = torch.empty_like(row), grouped.x[rows]
     thresholds = squares(grouped, x, row, column.clamp(max=len(grouped.y) - 1))
-    step = max(1, SLAB // slab.shape[1])
+    step = max(1, _LINES // slab.shape[1])
     whole = torch.int32 if slab.dtype == torch.float32 else torch.int64
-    scratch = torch.empty(min(step, len(row)), slab.shape[1], dtype=whole, device=slab.device)
+    memory = slab.new_empty(min(step, len(row)), slab.shape[1])
+    scratch = torch.empty_like(memory, dtype=whole)
     for first in range(0, len(row), step):
         of, threshold = row[first : first + step], thresholds[first : first + step]
         x_square = slabs.x_square[rows].index_select(0, of)
-        keys = slab.index_select(0, of)
-        out = scratch[: len(keys)]
+        keys, out = memory[: len(of)], scratch[: len(of)]
+        torch.index_select(slab, 0, of, out=keys)
         surely = least_from(keys, threshold, out, above=True).amin(1)
         floor = 2 * threshold - slabs.ceiling(x_square, threshold)
         lowest = least_from(keys, floor, out)

@@ -1,16 +1,18 @@
 """A matrix of distances that is small enough to be held whole, on the CPU.
 
-The squares come from one matrix product, in float64, which leaves no digit of a float32 distance in
-doubt. Only where two rows are very close are distance and gradient those of the direct difference.
+The squares come from one matrix product: where some rows are close to each other, in float64, which
+leaves no digit of a float32 distance in doubt. Only where two rows are very close are distance and
+gradient those of the direct difference.
 """
 
 import torch
 from torch import Tensor
 
 from siameselib.kernels import whole
-from siameselib.kernels.blocks import gathered
+from siameselib.kernels.blocks import factor_rounding, gathered
 from siameselib.kernels.sweep import CLOSE, Metric
 
+_NEAR = 0.1  # squared distance over squared norm from which products in float32 are accurate
 _ORDINARY = 1e-15  # numbers in between this and its inverse have squares in float32
 
 
@@ -33,8 +35,8 @@ class Distances:
         y_labels: (m,) their identities.
         offset: row i is column offset + i; None if no row is a column.
         metric: "euclidean", "sqeuclidean" or "cosine".
-        exact: whether to take the product in float64, else in the dtype of the rows: for sums that
-            small distances have no large part in.
+        exact: whether to take the product in float64 where rows are close, else in the dtype of the
+            rows: for sums that small distances have no large part in.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Distances:
         centre = self.y.mean(0)
         self._right = self.y - centre
         self._left = self._right if self.alone else x - centre
-        square, bound = self._squares(torch.float64 if exact else x.dtype)
         if offset is not None:
             self.negative.diagonal(offset).zero_()
-            square.diagonal(offset).fill_(torch.inf)  # not close
-        self.row, self.column = _close(square, CLOSE * bound)
+        dtype = torch.float64 if exact and factor_rounding(x) else x.dtype
+        square, bound, nearest = self._squares(dtype, offset)
+        if exact and square.dtype != torch.float64 and bool((nearest <= _NEAR * bound).any()):
+            square, bound, nearest = self._squares(torch.float64, offset)
+        self.row, self.column = _close(square, CLOSE * bound, nearest)
         if offset is not None:
             square.diagonal(offset).fill_(1)
         self.distance = self.metric.of(square.to(x.dtype))
@@ -69,8 +73,9 @@ class Distances:
         if len(self.row):
             self._between()
 
-    def _squares(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        # The squared distances, and those of the rows from the centre.
+    def _squares(self, dtype: torch.dtype, offset: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        # The squared distances, inf of a row and itself, those of the rows from the centre, and
+        # the least of each row.
         right = self._right.to(dtype)
         left = right if self.alone else self._left.to(dtype)
         square = left @ right.T
@@ -79,7 +84,10 @@ class Distances:
         else:
             rows = self._lifted((left * left).sum(1), self.x)
             columns = self._lifted((right * right).sum(1), self.y)
-        return square.mul_(-2).add_(columns).add_(rows[:, None]), rows
+        square.mul_(-2).add_(columns).add_(rows[:, None])
+        if offset is not None:
+            square.diagonal(offset).fill_(torch.inf)
+        return square, rows, square.amin(1)
 
     def _lifted(self, square: Tensor, rows: Tensor) -> Tensor:
         return square + self.metric.lift(rows) if self.metric.name == "cosine" else square
@@ -130,9 +138,9 @@ class Distances:
                 dy.index_add_(0, self.column[some], pull, alpha=-1)
 
 
-def _close(square: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+def _close(square: Tensor, bound: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
     # Rows and columns of the squares up to the bound of the row.
-    row = (square.amin(1) <= bound).nonzero().squeeze(1)
+    row = (nearest <= bound).nonzero().squeeze(1)
     if not len(row):
         return row, row
     hit, column = (square[row] <= bound[row, None]).nonzero(as_tuple=True)
