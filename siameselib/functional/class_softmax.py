@@ -1,15 +1,23 @@
 """Softmax losses of classes: cross-entropy over cosines with a weight, with or without a margin."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from siameselib import _check
-from siameselib.functional.classes import ClassBatch, check_scale, class_batch, reduce_classes
+from siameselib.functional.classes import (
+    ClassBatch,
+    check_scale,
+    class_batch,
+    class_stats,
+    reduce_classes,
+)
 from siameselib.functional.reduction import softplus
 from siameselib.functional.stats import Later, Stats
+from siameselib.kernels.class_softmax import class_softmax, fits
 
 BEYOND = ("linear", "easy", "wrap")
 
@@ -241,9 +249,12 @@ def arc_face_with_stats(
         validate=validate,
         backend=backend,
     )
-    widened = _widened(batch.classes.distance, margin, beyond)
     gap = 0.0 if beyond == "easy" else scale * (1 - math.cos(margin))
-    return softmax_loss(where, batch, scale * widened, len(weight), gap, reduction)
+
+    def target(distance: Tensor) -> Tensor:
+        return scale * _widened(distance, margin, beyond)
+
+    return softmax_loss(where, batch, target, gap, reduction)
 
 
 def cos_face_with_stats(
@@ -270,8 +281,7 @@ def cos_face_with_stats(
         validate=validate,
         backend=backend,
     )
-    target = scale * (1 - batch.classes.distance - margin)
-    return softmax_loss(where, batch, target, len(weight), scale * margin, reduction)
+    return softmax_loss(where, batch, lambda d: scale * (1 - d - margin), scale * margin, reduction)
 
 
 def normalized_softmax_with_stats(
@@ -297,8 +307,7 @@ def normalized_softmax_with_stats(
         validate=validate,
         backend=backend,
     )
-    target = scale * (1 - batch.classes.distance)
-    return softmax_loss(where, batch, target, len(weight), 0.0, reduction)
+    return softmax_loss(where, batch, lambda d: scale * (1 - d), 0.0, reduction)
 
 
 def check_arc_face(where: str, margin: float, scale: float, beyond: str) -> None:
@@ -315,22 +324,31 @@ def check_cos_face(where: str, margin: float, scale: float) -> None:
 
 
 def softmax_loss(
-    where: str, batch: ClassBatch, target: Tensor, number: int, gap: float, reduction: str
+    where: str,
+    batch: ClassBatch,
+    target: Callable[[Tensor], Tensor],
+    gap: float,
+    reduction: str,
 ) -> tuple[Tensor, Stats | Later]:
     """Return the cross-entropy and what it saw.
 
     Args:
         where: the loss, for its messages.
-        batch: the samples, compared with the classes.
-        target: (n,) the logit of each sample's own class.
-        number: of classes.
+        batch: the samples and the classes.
+        target: the logit of each sample's own class, given its distance to that.
         gap: how far the margin puts the own logit below the others in a collapsed model.
         reduction: "mean", "sum" or "none".
     """
-    losses = softplus(batch.classes.logsumexp - target)
+    n, number = len(batch.labels), len(batch.weight)
     trivial = partial(collapsed, (math.log(number - 1) if number > 1 else -math.inf) + gap)
-    idle = not len(batch.labels) or number < 2
-    return reduce_classes(where, batch, losses, number, trivial, reduction, idle=idle)
+    idle = not n or number < 2
+    if reduction != "none" and not idle and fits(batch.x, batch.weight, batch.backend):
+        total, losses, *seen = class_softmax(*batch[:4], target)
+        stats = class_stats(*seen, losses, n, number, trivial)
+        return total / n if reduction == "mean" else total, stats
+    classes = batch.compared()
+    losses = softplus(classes.logsumexp - target(classes.distance))
+    return reduce_classes(where, classes, losses, number, trivial, reduction, idle=idle)
 
 
 def collapsed(gap: float, losses: Tensor) -> Tensor:

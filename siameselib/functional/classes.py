@@ -18,12 +18,31 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 class ClassBatch(NamedTuple):
-    """A batch, compared with all classes."""
+    """A batch that is to be compared with all classes."""
 
+    x: Tensor
+    """(n, d) embeddings, float32 or wider."""
     labels: Tensor
     """(n,) their classes, int64."""
-    classes: Classes
-    """Their log-sum-exp over the others, and their distances to their own."""
+    weight: Tensor
+    """(c, d) one row a class."""
+    scale: float
+    """What the cosines are multiplied by."""
+    backend: str
+    """See :func:`siameselib.use_backend`."""
+
+    def compared(self, *, by_class: bool = False) -> Classes:
+        """Compare each embedding with each class.
+
+        Args:
+            by_class: whether the log-sum-exp is over the samples for each class.
+
+        Returns:
+            Their log-sum-exp over the others, and their distances to their own.
+        """
+        x, labels, weight, scale, backend = self
+        with torch.autocast(x.device.type, enabled=False):
+            return class_logsumexp(x, labels, weight, scale, by_class, backend)
 
 
 def class_batch(
@@ -33,12 +52,11 @@ def class_batch(
     weight: Tensor,
     scale: float,
     *,
-    by_class: bool = False,
     reduction: str,
     validate: bool,
     backend: str,
 ) -> ClassBatch:
-    """Check what every loss of classes takes, and compare each embedding with each class.
+    """Check what every loss of classes takes.
 
     Args:
         where: the loss that asks, for its messages.
@@ -46,13 +64,12 @@ def class_batch(
         labels: the class of each, a row of the weight.
         weight: one row a class.
         scale: what the cosines are multiplied by.
-        by_class: whether the log-sum-exp is over the samples for each class.
         reduction: to be checked.
         validate: whether to look for NaN, infinity and labels out of range on any device.
         backend: see :func:`siameselib.use_backend`.
 
     Returns:
-        The comparison; autocast has no part in it.
+        The batch.
 
     Raises:
         ValueError: for shapes or devices that do not fit together, labels out of range where they
@@ -75,9 +92,8 @@ def class_batch(
     if validate:
         _check.finite(where, "embeddings", embeddings)
         _check.finite(where, "weight", weight)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        x, labels = embeddings.to(_common_dtype(embeddings, weight)), labels.long()
-        return ClassBatch(labels, class_logsumexp(x, labels, weight, scale, by_class, backend))
+    x = embeddings.to(_common_dtype(embeddings, weight))
+    return ClassBatch(x, labels.long(), weight, scale, backend)
 
 
 def check_scale(where: str, scale: float, name: str = "scale", *, inverse: float = 0) -> float:
@@ -98,7 +114,7 @@ def check_scale(where: str, scale: float, name: str = "scale", *, inverse: float
 
 def reduce_classes(
     where: str,
-    batch: ClassBatch,
+    classes: Classes,
     losses: Tensor,
     number: int,
     trivial: Callable[[Tensor], Tensor],
@@ -110,7 +126,7 @@ def reduce_classes(
 
     Args:
         where: the loss, for the warning.
-        batch: the comparison.
+        classes: the comparison.
         losses: one value a term.
         number: of classes.
         trivial: tells the loss of a collapsed model; takes the losses.
@@ -120,7 +136,6 @@ def reduce_classes(
     Returns:
         The loss, and its stats or what will work them out.
     """
-    count = 0 if idle else len(losses)
     if idle:
         warn_when_idle(
             where,
@@ -128,11 +143,31 @@ def reduce_classes(
             "the batch is empty, or there is a single class",
             "there must be embeddings, and classes to tell apart",
         )
-    classes = batch.classes
     seen = classes.distance.detach(), classes.cosine_sum, losses.detach()
-    stats = later(_class_stats, *seen, count, number, trivial)
     valid = torch.zeros_like(losses, dtype=torch.bool) if idle else None
+    stats = class_stats(*seen, 0 if idle else len(losses), number, trivial)
     return reduce(where, losses, valid, reduction), stats
+
+
+def class_stats(
+    distance: Tensor,
+    cosine_sum: Tensor,
+    losses: Tensor,
+    count: int,
+    number: int,
+    trivial: Callable[[Tensor], Tensor],
+) -> Stats | Later:
+    """Return what a loss of classes saw, or what will work it out.
+
+    Args:
+        distance: (n,) of each embedding and its own class.
+        cosine_sum: the sum of all cosines.
+        losses: one value a term,
+        count: and how many of them are valid.
+        number: of classes.
+        trivial: see :func:`reduce_classes`.
+    """
+    return later(_class_stats, distance, cosine_sum, losses, count, number, trivial)
 
 
 def _class_stats(

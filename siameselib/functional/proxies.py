@@ -8,7 +8,7 @@ from torch import Tensor
 
 from siameselib import _check
 from siameselib.functional.class_softmax import softmax_loss
-from siameselib.functional.classes import ClassBatch, check_scale, class_batch, reduce_classes
+from siameselib.functional.classes import check_scale, class_batch, reduce_classes
 from siameselib.functional.reduction import softplus
 from siameselib.functional.stats import Later, Stats
 
@@ -174,13 +174,13 @@ def proxy_nca_with_stats(
         validate=validate,
         backend=backend,
     )
-    target, number = scale * (1 - batch.classes.distance), len(weight)
     if own_proxy:
-        return softmax_loss(where, batch, target, number, 0.0, reduction)
-    losses = batch.classes.logsumexp - target
+        return softmax_loss(where, batch, lambda d: scale * (1 - d), 0.0, reduction)
+    classes, number = batch.compared(), len(weight)
+    losses = classes.logsumexp - scale * (1 - classes.distance)
     trivial = partial(_number, math.log(number - 1) if number > 1 else -math.inf)
     idle = not len(labels) or number < 2
-    return reduce_classes(where, batch, losses, number, trivial, reduction, idle=idle)
+    return reduce_classes(where, classes, losses, number, trivial, reduction, idle=idle)
 
 
 def proxy_anchor_with_stats(
@@ -203,20 +203,20 @@ def proxy_anchor_with_stats(
         labels,
         weight,
         alpha,
-        by_class=True,
         reduction=reduction,
         validate=validate,
         backend=backend,
     )
-    others, number = batch.classes.logsumexp, len(weight)
+    classes, number = batch.compared(by_class=True), len(weight)
+    others = classes.logsumexp
     members = torch.zeros_like(others).index_add(0, batch.labels, others.new_ones(len(labels)))
     present = (members > 0).sum().clamp(min=1)
     shift = alpha * margin
-    own = _own_sums(batch, alpha, margin, torch.zeros_like(others))
+    own = _own_sums(classes.distance, batch.labels, alpha, margin, torch.zeros_like(others))
     losses = number * own / present + softplus(others + shift)
     trivial = partial(_apart, members, present, len(labels), shift)
     idle = not len(labels)
-    return reduce_classes(where, batch, losses, number, trivial, reduction, idle=idle)
+    return reduce_classes(where, classes, losses, number, trivial, reduction, idle=idle)
 
 
 def check_proxy_anchor(where: str, margin: float, alpha: float) -> None:
@@ -237,9 +237,11 @@ def _apart(members: Tensor, present: Tensor, n: int, shift: float, losses: Tenso
     return own + softplus((n - members).log() + shift).mean()
 
 
-def _own_sums(batch: ClassBatch, alpha: float, margin: float, zeros: Tensor) -> Tensor:
+def _own_sums(
+    distance: Tensor, labels: Tensor, alpha: float, margin: float, zeros: Tensor
+) -> Tensor:
     # For each proxy log(1 + the sum over its samples), 0 without samples.
-    terms = alpha * (batch.classes.distance - 1 + margin)
-    largest = zeros.scatter_reduce(0, batch.labels, terms.detach(), "amax")  # of them and of 0
-    shifted = (terms - largest.index_select(0, batch.labels)).exp()
-    return largest + (-largest).exp().index_add(0, batch.labels, shifted).log()
+    terms = alpha * (distance - 1 + margin)
+    largest = zeros.scatter_reduce(0, labels, terms.detach(), "amax")  # of them and of 0
+    shifted = (terms - largest.index_select(0, labels)).exp()
+    return largest + (-largest).exp().index_add(0, labels, shifted).log()
