@@ -41,6 +41,7 @@ RESULT = {
     "device",
     "versions",
     "commit",
+    "judged_commit",
     "command",
 }
 QUICK = "--image-size 16 --epochs 2 --device cpu --no-amp --batch-size 8 --people-per-batch 6 "
@@ -285,13 +286,18 @@ def test_resume_refuses_another_configuration(run, capsys):
     assert "holds no checkpoint.pt" in capsys.readouterr().err
 
 
-def test_a_finished_run_is_judged_again_at_other_zooms(run):
+def test_a_finished_run_is_judged_again_at_other_zooms(run, monkeypatch):
+    train = sys.modules["train"]
+    monkeypatch.setattr(train, "commit", lambda: "trained")
     _, out = run("--loss supcon --epochs 1")
+    monkeypatch.setattr(train, "commit", lambda: "judged")
     before = (out / "history.jsonl").read_text()
     assert run("--loss supcon --epochs 1 --resume --zooms 0.9 1 1.1")[0] == 0
     assert (out / "history.jsonl").read_text() == before
     assert Verifier.load(out / "model.pt").zooms == (0.9, 1.0, 1.1)
-    assert "--zooms 0.9 1 1.1" in json.loads((out / "result.json").read_text())["command"]
+    result = json.loads((out / "result.json").read_text())
+    assert "--zooms 0.9 1 1.1" in result["command"]
+    assert (result["commit"], result["judged_commit"]) == ("trained", "judged")
 
 
 def test_a_full_disk_keeps_what_was_there(run, capsys, monkeypatch):

@@ -81,6 +81,7 @@ def train_epoch(args, epoch, steps, task, images, learner, forward, optimizer, d
         "active": torch.stack([batch.active for batch in stats]).nanmean().item(),
         "images": seen,
         "seconds": time.perf_counter() - start,
+        "commit": args.commit,
     }
 
 
@@ -171,7 +172,8 @@ def judge(args, out, verifier, images, packed, task, protocol, history) -> dict[
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "commit": args.commit,
+        "commit": history[-1].get("commit"),  # of the last epoch
+        "judged_commit": args.commit,
         "command": args.command,
     }
     verifier.save(out / "model.pt")

@@ -343,8 +343,8 @@ def softmax_loss(
     trivial = partial(collapsed, (math.log(number - 1) if number > 1 else -math.inf) + gap)
     idle = not n or number < 2
     if reduction != "none" and not idle and fits(batch.x, batch.weight, batch.backend):
-        total, losses, *seen = class_softmax(*batch[:4], target)
-        stats = class_stats(*seen, losses, n, number, trivial)
+        total, losses, distance, cosines = class_softmax(*batch[:4], target)
+        stats = class_stats(distance, cosines, losses, n, number, trivial)
         return total / n if reduction == "mean" else total, stats
     classes = batch.compared()
     losses = softplus(classes.logsumexp - target(classes.distance))

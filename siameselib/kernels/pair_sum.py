@@ -24,10 +24,11 @@ from torch import Tensor
 from siameselib.kernels import choose, of_triton
 from siameselib.kernels.blocks import group, pair_counts, scaled
 from siameselib.kernels.given import first_only, given
-from siameselib.kernels.pair_terms import LOGISTIC, TERMS, Term
+from siameselib.kernels.pair_terms import TERMS, Term
 from siameselib.kernels.pair_total import Total, filled, one_by_one, tile_by_tile
 from siameselib.kernels.sweep import Metric
-from siameselib.kernels.whole_distances import Distances, fits
+from siameselib.kernels.whole_distances import fits
+from siameselib.kernels.whole_pairs import WholePairs
 
 FEW = 32  # positives a row up to which each pair is taken by itself
 
@@ -89,7 +90,7 @@ def pair_sum(
     if backend == "triton" and not named:
         raise ValueError("pair_sum: backend 'triton' cannot run: it has no kernel for such a term")
     if named and not each and fits("pair_sum", x, y, backend):
-        return Sums(*_Whole.apply(x, y, numbers, *problem, *terms))  # type: ignore[no-untyped-call]
+        return Sums(*WholePairs.apply(x, y, numbers, *problem, *terms))  # type: ignore[no-untyped-call]
     kinds = pair_counts(labels, y_labels, offset)
     pairs = torch.stack([kind.sum() for kind in kinds])
     if backend == "reference" or x.numel() == 0 or len(columns) == 0:
@@ -268,59 +269,6 @@ def _backward(
     found = sweep(x, y, numbers, labels, y_labels, *ctx.rest, gradient.contiguous(), True)
     dx, dnumbers, dy = (each.sum(0) for each in found[3:])
     return dx, None if y is None else dy, dnumbers, *[None] * 7
-
-
-class _Whole(torch.autograd.Function):
-    # The sums over all rows of a small matrix, held whole.
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        y: Tensor | None,
-        numbers: Tensor,
-        labels: Tensor,
-        y_labels: Tensor,
-        offset: int | None,
-        metric: str,
-        *terms: str,
-    ) -> tuple[Tensor, ...]:
-        learnt = ctx.needs_input_grad[2]
-        with torch.autocast("cpu", enabled=False):
-            exact = not LOGISTIC.issuperset(terms)  # whose slopes are about the same for all near 0
-            ctx.matrix = matrix = Distances(x, labels, y, y_labels, offset, metric, exact=exact)
-            ctx.slopes, ctx.changes, found = [], [], []
-            memory = torch.empty_like(matrix.distance)
-            for term, role in zip(terms, (matrix.positive, matrix.negative), strict=True):
-                swept = TERMS[term].sweep(matrix.distance, role, numbers, learnt)
-                values, slopes, change = swept
-                found.append(values.mul_(role).sum(1))
-                found.append(torch.gt(values, 0, out=memory).sum(1))
-                found.append(torch.mul(matrix.distance, role, out=memory).sum(1))
-                found.append(role.sum(1))
-                ctx.slopes.append(slopes)
-                ctx.changes.append(change)
-            sums = torch.stack(found).sum(1, dtype=torch.float64).view(2, 4)
-            loss, active, seen, pairs = sums.unbind(1)
-            loss, seen = loss.to(x.dtype), seen.to(x.dtype)
-            active, pairs = active.long(), pairs.long()
-        ctx.mark_non_differentiable(active, seen, pairs)
-        ctx.set_materialize_grads(False)
-        return loss, active, seen, pairs
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        first_only()
-        if gradients[0] is None:
-            return (None,) * 9
-        by = gradients[0].tolist()
-        with torch.autocast("cpu", enabled=False):
-            weight = ctx.slopes[0] * by[0]
-            weight.add_(ctx.slopes[1], alpha=by[1])
-            dx, dy = ctx.matrix.pull(weight, alike=True)
-            dnumbers = None
-            if ctx.needs_input_grad[2]:
-                dnumbers = by[0] * ctx.changes[0] + by[1] * ctx.changes[1]
-        return dx, dy, dnumbers, *[None] * 6
 
 
 class _Each(torch.autograd.Function):

@@ -98,7 +98,6 @@ def _logistic(sign: int) -> Term:
     return Term(value, sweep)
 
 
-LOGISTIC = {"same", "different"}
 TERMS = {
     "above": _hinge(1, 0, 1),
     "above squared": _hinge(1, 0, 2),
