@@ -32,6 +32,7 @@ from siameselib.kernels.positives import drop_same, extreme_positive, few, liste
 from siameselib.kernels.whole_extremes import WHOLE, clear_extremes
 
 _LINES = 1 << 18  # entries of lines that are looked through at once: they stay in cache
+_LEAST_LINES = 64  # but fewer lines are mostly steps in Python
 
 
 def hardest(
@@ -365,7 +366,7 @@ def _beyond_each(
     """Find for each (row of the block, positive column) the nearest entry farther away."""
     negative, x = torch.empty_like(row), grouped.x[rows]
     thresholds = squares(grouped, x, row, column.clamp(max=len(grouped.y) - 1))
-    step = max(1, _LINES // slab.shape[1])
+    step = max(_LEAST_LINES, _LINES // slab.shape[1])
     whole = torch.int32 if slab.dtype == torch.float32 else torch.int64
     memory = slab.new_empty(min(step, len(row)), slab.shape[1])
     scratch = torch.empty_like(memory, dtype=whole)
