@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from siameselib.kernels import extremes, mutual
 from siameselib.kernels.blocks import Slabs, in_range, squared
-from siameselib.kernels.whole_extremes import clear_extremes
+from siameselib.kernels.whole_extremes import clear_beyond, clear_extremes
 
 
 def naive_hardest(x, labels, y, y_labels, offset):
@@ -110,14 +110,19 @@ def test_a_small_batch_is_clear_at_once(dtype):
         expected = extremes.reference_hardest(x, x, labels, labels, 0, easy)
         assert clear is not None and all(map(torch.equal, expected, clear))
         assert (clear[0][:5] == -1).all()
+    clear = clear_beyond(x, x, labels, labels, 0)
+    expected = extremes.reference_beyond(x, x, labels, labels, 0, None)
+    assert clear is not None and all(map(torch.equal, expected, clear))
 
 
 def test_what_rounding_hides_is_not_clear():
     x, labels = torch.ones(64, 4), torch.arange(64) // 8
     assert clear_extremes(x, x, labels, labels, 0, False) is None  # all distances are equal
+    assert clear_beyond(x, x, labels, labels, 0) is None
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     x[3, 1] = torch.nan
     assert clear_extremes(x, x, labels, labels, 0, False) is None
+    assert clear_beyond(x, x, labels, labels, 0) is None
 
 
 def test_width_lists_the_first_positives_and_pads():
@@ -151,6 +156,8 @@ def same_indices(x, y, labels, y_labels, offset, static=(False,), widths=(None, 
             semi = extremes.reference_beyond(*problem, width, easy)
             found = extremes.streaming_beyond(*problem, width, fixed, easy)
             assert all(map(torch.equal, semi, found))
+            clear = clear_beyond(*problem) if width is None and not easy else None
+            assert clear is None or all(map(torch.equal, semi, clear))
 
 
 @settings(max_examples=40, deadline=None)

@@ -29,7 +29,7 @@ from siameselib.kernels.candidates import (
     squares,
 )
 from siameselib.kernels.positives import drop_same, extreme_positive, few, listed
-from siameselib.kernels.whole_extremes import WHOLE, clear_extremes
+from siameselib.kernels.whole_extremes import WHOLE, clear_beyond, clear_extremes
 
 _LINES = 1 << 18  # entries of lines that are looked through at once: they stay in cache
 _LEAST_LINES = 64  # but fewer lines are mostly steps in Python
@@ -303,7 +303,12 @@ def streaming_beyond(
     static: bool | None = None,
     easy: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Blocks of rows: :func:`beyond` without the matrix; ``static`` as above."""
+    """Blocks of rows: :func:`beyond` without the matrix, or with a small one; see above."""
+    held = static is None and x.device.type == "cpu" and len(x) * len(y) <= WHOLE
+    if held and width is None and not easy:
+        clear = clear_beyond(x, y, labels, y_labels, offset)
+        if clear is not None:
+            return clear
     static = x.device.type != "cpu" if static is None else static
     grouped = group(x, labels, y, y_labels, offset)
     slabs = Slabs(grouped.x, grouped.y)

@@ -1,4 +1,4 @@
-"""Extremes of the rows of a squared-distance matrix that is small enough to be held whole.
+"""Extremes of the rows of a squared-distance matrix small enough to be held whole, on the CPU.
 
 The matrix is what one product gives. Where a row's extreme leads by more than rounding can have
 changed, it is the extreme by direct difference too; the others are settled by those.
@@ -10,6 +10,7 @@ from torch import Tensor
 from siameselib.kernels.blocks import rounding, squared
 
 WHOLE = 1 << 17  # entries up to which this is quicker than slabs
+_LINES = 1 << 19  # entries of the lines that are looked through for a positive each
 _FEW = 4  # candidates a row, on average, that it pays to settle
 
 
@@ -58,3 +59,77 @@ def _least(
     least = value.new_full((n,), torch.inf).scatter_reduce_(0, row, value, "amin")[row]
     found[row] = len(y)
     return found.scatter_reduce_(0, row, torch.where(value == least, column, len(y)), "amin")
+
+
+def clear_beyond(
+    x: Tensor, y: Tensor, labels: Tensor, y_labels: Tensor, offset: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Find for each row and each of its positives the nearest negative farther away, on the CPU.
+
+    Returns:
+        What :func:`siameselib.kernels.extremes.beyond` returns; None where there are too many
+        positives, where many candidates are within rounding of each other, and for numbers that
+        are not finite.
+    """
+    m, same = len(y), labels[:, None] == y_labels
+    square, lost = _squares(x, y)
+    if not lost < torch.inf:
+        return None
+    others = same.clone()
+    if offset is not None:
+        others.diagonal(offset).fill_(False)
+    row, positive = (each.clone() for each in others.nonzero(as_tuple=True))  # not of one memory
+    if not len(row) or len(row) * m > _LINES:
+        return None
+    threshold = square[row, positive]
+    keys = square.masked_fill(same, torch.inf)
+    lines = keys.index_select(0, row)
+    # how far up and down a direct difference can lie from another that is compared with it
+    share = 4 * (x.shape[1] + 4) * torch.finfo(x.dtype).eps
+    low, high = threshold * (1 - share) - lost, threshold * (1 + share) + lost
+    surely = _least_above(lines, high)
+    most = (surely * (1 + share) + lost).clamp(max=torch.finfo(x.dtype).max)
+    line, column = ((lines >= low[:, None]) & (lines <= most[:, None])).nonzero(as_tuple=True)
+    if len(line) > _FEW * len(row):
+        return None
+    negative = row.new_full((len(row),), -1)
+    negative[line] = column
+    unclear = torch.bincount(line, minlength=len(row)) > 1
+    unclear |= (negative >= 0) & (surely == torch.inf)
+    if unclear.any():
+        some = unclear[line]
+        line, column = line[some], column[some]
+        value = squared(x[row[line]], y[column])
+        above = value > squared(x[row[line]], y[positive[line]])
+        value = torch.where(above, value, torch.inf)
+        least = value.new_full((len(row),), torch.inf).scatter_reduce_(0, line, value, "amin")
+        best = torch.where(above & (value == least[line]), column, m)
+        negative[line] = m
+        negative.scatter_reduce_(0, line, best, "amin")
+        negative[negative == m] = -1
+    farther = negative >= 0
+    if not farther.all():
+        lead = 2 * (share * square.amax() + lost)
+        farthest = _least(x, y, keys.neg_().masked_fill_(same, torch.inf), lead, farthest=True)
+        if farthest is None:
+            return None
+        negative = torch.where(farther, negative, farthest[row])
+    return row, positive, negative, farther
+
+
+def _squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    # The squared distances, by a product in float64, and what that can have lost.
+    left = x.double()
+    right = left if y is x else y.double()
+    rows, columns = left.square().sum(1), right.square().sum(1)
+    lost = 8 * rounding(left) * torch.maximum(rows.amax(), columns.amax())
+    square = torch.addmm(columns, left, right.T, alpha=-2).add_(rows[:, None]).clamp_(min=0)
+    return square.to(x.dtype), lost.to(x.dtype)
+
+
+def _least_above(lines: Tensor, floor: Tensor) -> Tensor:
+    # The least entry of each line above its floor, inf where there is none: see least_from.
+    whole = torch.int32 if lines.dtype == torch.float32 else torch.int64
+    shift = torch.iinfo(whole).max - floor.clamp(min=0).view(whole) + 1
+    least = (lines.view(whole) + shift[:, None]).amin(1)
+    return torch.where(least < 0, (least - shift).view(lines.dtype), torch.inf)
