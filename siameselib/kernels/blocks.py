@@ -165,7 +165,9 @@ def group(x: Tensor, labels: Tensor, y: Tensor, y_labels: Tensor, offset: int | 
     )
 
 
-def least_from(keys: Tensor, floor: Tensor, out: Tensor, *, above: bool = False) -> Tensor:
+def least_from(
+    keys: Tensor, floor: Tensor, out: Tensor, *, above: bool = False, lane: int = LANE
+) -> Tensor:
     """Find in each lane of each row the least key from the floor up, inf where there is none.
 
     Args:
@@ -173,6 +175,7 @@ def least_from(keys: Tensor, floor: Tensor, out: Tensor, *, above: bool = False)
         floor: (rows,)
         out: (rows, columns) memory to work in, integers as wide as the keys.
         above: whether keys equal to the floor are left out.
+        lane: how many columns make a lane.
 
     Returns:
         (rows, lanes)
@@ -181,7 +184,7 @@ def least_from(keys: Tensor, floor: Tensor, out: Tensor, *, above: bool = False)
     # floor's bits makes those above the floor, and no others, wrap around to negative integers.
     shift = torch.iinfo(out.dtype).max - floor.clamp(min=0).view(out.dtype) + (not above)
     torch.add(keys.view(out.dtype), shift[:, None], out=out)
-    least = out.view(len(keys), -1, LANE).amin(-1)
+    least = out.view(len(keys), -1, lane).amin(-1)
     return torch.where(least < 0, (least - shift[:, None]).view(keys.dtype), torch.inf)
 
 

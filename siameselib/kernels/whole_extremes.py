@@ -7,7 +7,7 @@ changed, it is the extreme by direct difference too; the others are settled by t
 import torch
 from torch import Tensor
 
-from siameselib.kernels.blocks import rounding, squared
+from siameselib.kernels.blocks import least_from, rounding, squared
 
 WHOLE = 1 << 17  # entries up to which this is quicker than slabs
 _LINES = 1 << 19  # entries of the lines that are looked through for a positive each
@@ -56,9 +56,15 @@ def _least(
     row, column = row[several], column[several]
     value = squared(x[row], y[column])
     value = value.neg_() if farthest else value
-    least = value.new_full((n,), torch.inf).scatter_reduce_(0, row, value, "amin")[row]
-    found[row] = len(y)
-    return found.scatter_reduce_(0, row, torch.where(value == least, column, len(y)), "amin")
+    return _settle(found, row, column, value, len(y))
+
+
+def _settle(found: Tensor, row: Tensor, column: Tensor, value: Tensor, none: int) -> Tensor:
+    # Put each row's column of least value into found, the lowest of equals; none if all are inf.
+    least = value.new_full((len(found),), torch.inf).scatter_reduce_(0, row, value, "amin")[row]
+    best = torch.where((value == least) & (value < torch.inf), column, none)
+    found[row] = none
+    return found.scatter_reduce_(0, row, best, "amin")
 
 
 def clear_beyond(
@@ -72,14 +78,14 @@ def clear_beyond(
         are not finite.
     """
     m, same = len(y), labels[:, None] == y_labels
-    square, lost = _squares(x, y)
-    if not lost < torch.inf:
-        return None
     others = same.clone()
     if offset is not None:
         others.diagonal(offset).fill_(False)
     row, positive = (each.clone() for each in others.nonzero(as_tuple=True))  # not of one memory
     if not len(row) or len(row) * m > _LINES:
+        return None
+    square, lost = _squares(x, y)
+    if not lost < torch.inf:
         return None
     threshold = square[row, positive]
     keys = square.masked_fill(same, torch.inf)
@@ -87,7 +93,9 @@ def clear_beyond(
     # how far up and down a direct difference can lie from another that is compared with it
     share = 4 * (x.shape[1] + 4) * torch.finfo(x.dtype).eps
     low, high = threshold * (1 - share) - lost, threshold * (1 + share) + lost
-    surely = _least_above(lines, high)
+    whole = torch.int32 if lines.dtype == torch.float32 else torch.int64
+    scratch = torch.empty_like(lines, dtype=whole)
+    surely = least_from(lines, high, scratch, above=True, lane=m).squeeze(1)
     most = (surely * (1 + share) + lost).clamp(max=torch.finfo(x.dtype).max)
     line, column = ((lines >= low[:, None]) & (lines <= most[:, None])).nonzero(as_tuple=True)
     if len(line) > _FEW * len(row):
@@ -101,11 +109,7 @@ def clear_beyond(
         line, column = line[some], column[some]
         value = squared(x[row[line]], y[column])
         above = value > squared(x[row[line]], y[positive[line]])
-        value = torch.where(above, value, torch.inf)
-        least = value.new_full((len(row),), torch.inf).scatter_reduce_(0, line, value, "amin")
-        best = torch.where(above & (value == least[line]), column, m)
-        negative[line] = m
-        negative.scatter_reduce_(0, line, best, "amin")
+        _settle(negative, line, column, torch.where(above, value, torch.inf), m)
         negative[negative == m] = -1
     farther = negative >= 0
     if not farther.all():
@@ -125,11 +129,3 @@ def _squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     lost = 8 * rounding(left) * torch.maximum(rows.amax(), columns.amax())
     square = torch.addmm(columns, left, right.T, alpha=-2).add_(rows[:, None]).clamp_(min=0)
     return square.to(x.dtype), lost.to(x.dtype)
-
-
-def _least_above(lines: Tensor, floor: Tensor) -> Tensor:
-    # The least entry of each line above its floor, inf where there is none: see least_from.
-    whole = torch.int32 if lines.dtype == torch.float32 else torch.int64
-    shift = torch.iinfo(whole).max - floor.clamp(min=0).view(whole) + 1
-    least = (lines.view(whole) + shift[:, None]).amin(1)
-    return torch.where(least < 0, (least - shift).view(lines.dtype), torch.inf)
