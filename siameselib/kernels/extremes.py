@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from siameselib.kernels import choose, mutual
-from siameselib.kernels.blocks import Grouped, Slabs, group, in_range, least_from, squared
+from siameselib.kernels.blocks import SLAB, Grouped, Slabs, group, in_range, least_from, squared
 from siameselib.kernels.candidates import (
     entries,
     farthest,
@@ -371,7 +371,7 @@ def _beyond_each(
     """Find for each (row of the block, positive column) the nearest entry farther away."""
     negative, x = torch.empty_like(row), grouped.x[rows]
     thresholds = squares(grouped, x, row, column.clamp(max=len(grouped.y) - 1))
-    step = max(_LEAST_LINES, _LINES // slab.shape[1])
+    step = max(_LEAST_LINES, (SLAB if static else _LINES) // slab.shape[1])
     whole = torch.int32 if slab.dtype == torch.float32 else torch.int64
     memory = slab.new_empty(min(step, len(row)), slab.shape[1])
     scratch = torch.empty_like(memory, dtype=whole)
