@@ -32,8 +32,11 @@ class WholePairs(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             exact = terms != _LOGISTIC  # whose slopes are about the same for all distances near 0
             ctx.matrix = matrix = Distances(x, labels, y, y_labels, offset, metric, exact=exact)
-            run = _logistic if terms == _LOGISTIC else _each_term
-            values, ctx.pull = run(matrix, terms, numbers, ctx.needs_input_grad[2])
+            learnt = ctx.needs_input_grad[2]
+            if exact:
+                values, ctx.pull = _each_term(matrix, terms, numbers, learnt)
+            else:
+                values, ctx.pull = _logistic(matrix, numbers, learnt)
             found = []
             memory = [torch.empty_like(matrix.distance) for _ in range(2)]
             for value, role in zip(values, (matrix.positive, matrix.negative), strict=True):
@@ -81,7 +84,7 @@ def _each_term(matrix: Distances, terms: tuple[str, ...], numbers: Tensor, learn
     return values, pull
 
 
-def _logistic(matrix: Distances, terms: tuple[str, ...], numbers: Tensor, learnt: bool) -> Any:
+def _logistic(matrix: Distances, numbers: Tensor, learnt: bool) -> Any:
     # The same in fewer steps: a pair is of one kind, so that one logarithm serves for both.
     scale, bias = numbers.tolist()
     sign = matrix.negative - matrix.positive
