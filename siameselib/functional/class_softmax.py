@@ -16,7 +16,7 @@ from siameselib.functional.classes import (
     reduce_classes,
 )
 from siameselib.functional.reduction import softplus
-from siameselib.functional.stats import Later, Stats
+from siameselib.functional.stats import Later, Stats, later
 from siameselib.kernels.class_softmax import class_softmax, fits
 
 BEYOND = ("linear", "easy", "wrap")
@@ -344,7 +344,7 @@ def softmax_loss(
     idle = not n or number < 2
     if reduction != "none" and not idle and fits(batch.x, batch.weight, batch.backend):
         total, losses, distance, cosines = class_softmax(*batch[:4], target)
-        stats = class_stats(distance, cosines, losses, n, number, trivial)
+        stats = later(class_stats, distance, cosines, losses, n, number, trivial)
         return total / n if reduction == "mean" else total, stats
     classes = batch.compared()
     losses = softplus(classes.logsumexp - target(classes.distance))

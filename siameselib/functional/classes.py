@@ -145,7 +145,7 @@ def reduce_classes(
         )
     seen = classes.distance.detach(), classes.cosine_sum, losses.detach()
     valid = torch.zeros_like(losses, dtype=torch.bool) if idle else None
-    stats = class_stats(*seen, 0 if idle else len(losses), number, trivial)
+    stats = later(class_stats, *seen, 0 if idle else len(losses), number, trivial)
     return reduce(where, losses, valid, reduction), stats
 
 
@@ -156,8 +156,8 @@ def class_stats(
     count: int,
     number: int,
     trivial: Callable[[Tensor], Tensor],
-) -> Stats | Later:
-    """Return what a loss of classes saw, or what will work it out.
+) -> Stats:
+    """Return what a loss of classes saw.
 
     Args:
         distance: (n,) of each embedding and its own class.
@@ -167,17 +167,6 @@ def class_stats(
         number: of classes.
         trivial: see :func:`reduce_classes`.
     """
-    return later(_class_stats, distance, cosine_sum, losses, count, number, trivial)
-
-
-def _class_stats(
-    distance: Tensor,
-    cosine_sum: Tensor,
-    losses: Tensor,
-    count: int,
-    number: int,
-    trivial: Callable[[Tensor], Tensor],
-) -> Stats:
     n, apart = len(distance), distance.sum()
     pairs = n * (number - 1)
     valid = torch.full_like(apart, count, dtype=torch.int64)
