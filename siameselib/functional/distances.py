@@ -119,10 +119,8 @@ class _Euclidean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, row: Tensor | None, column: Tensor) -> Tensor:
         length = x.new_empty(len(column))
-        ctx.plain, ctx.alone = (
-            x.device.type == "cpu",
-            y is x,
-        )  # elsewhere looking would mean waiting
+        ctx.alone = y is x
+        ctx.plain = x.device.type == "cpu"  # elsewhere looking would mean waiting
         if ctx.plain:
             for some, apart in _apart(x, y, row, column):
                 length[some] = torch.linalg.vector_norm(apart, dim=-1)
