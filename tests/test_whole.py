@@ -149,7 +149,7 @@ def _called(criterion, parameters, *args):
 
 
 @pytest.mark.parametrize("name", DISTANCES)
-@pytest.mark.parametrize("spread", [1.0, 0.25, 1e-3])
+@pytest.mark.parametrize("spread", [1.0, 0.4, 0.25, 1e-3])
 @pytest.mark.parametrize("shift", [0.0, 30.0])
 def test_float32_is_as_good_as_float64(name, spread, shift):
     """Clusters that are close together, and a batch that is far from the origin."""
