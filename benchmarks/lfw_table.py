@@ -2,8 +2,8 @@
 
 Reads every JSON file under benchmarks/results/lfw/ (each a trainer's result.json) and puts one
 Markdown table a protocol between the lines ``<!-- lfw-table:begin -->`` and
-``<!-- lfw-table:end -->`` of each page. Runs whose commands differ only in ``--seed`` and
-``--out`` share a row.
+``<!-- lfw-table:end -->`` of each page. Runs whose commands differ only in ``--seed``,
+``--out`` and the order of the options share a row.
 
     python -m benchmarks lfw-table            write the pages
     python -m benchmarks lfw-table --check    say which pages are out of date, exit 1 if any is
@@ -63,7 +63,8 @@ def _one_table(protocol: str, runs: list[Result]) -> str:
     groups = defaultdict(list)
     for run in runs:
         recipe = tuple(run[key] for key in RECIPE)
-        groups[*recipe, PER_RUN.sub("", run["command"])].append(run)
+        options = sorted(re.split(r"\s(?=--)", PER_RUN.sub("", run["command"])))
+        groups[*recipe, *options].append(run)
     rows = [sorted(group, key=lambda run: run["seed"]) for group in groups.values()]
     rows.sort(key=lambda row: mean(run["accuracy"] for run in row))
     pairs = " or ".join(f"{n:,}" for n in sorted({run["n_pairs"] for run in runs}))
