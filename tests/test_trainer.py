@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 import siameselib as sl
+from siameselib.data import View1, identity
 from siameselib.evaluation import Verifier
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lfw"
@@ -141,6 +143,24 @@ def test_every_loss_trains_and_reports(run, options):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 300
     assert not list(out.glob(".*"))
+
+
+@pytest.mark.lfw
+@pytest.mark.parametrize(("seed", "number"), [(0, 59), (1, 133)])
+def test_the_most_photographed_person_sets_the_length_of_an_epoch(main, real_source, seed, number):
+    """What the LFW tutorial says of George W. Bush, who is held out with the first seed only."""
+    task, names = sys.modules["task"], real_source.names
+    people = [identity(name) for name in names]
+    labels = np.unique(people, return_inverse=True)[1]
+    index = {name: row for row, name in enumerate(names)}
+    images = SimpleNamespace(names=names, identities=people, labels=labels, index=index)
+    options = f"--train-on people --people-per-batch 32 --singletons 16 --seed {seed}"
+    args = sys.modules["options"].read_options("", options.split())
+    prepared = task.prepare(args, images, View1(real_source.protocol_dir))
+    bush = people.index("George_W_Bush")
+    assert (bush in prepared.rows) == (number == 133)
+    sizes = [len(rows) for rows, _ in task.batches(args, prepared, 0)]
+    assert sizes == [32 * 4 + 16] * number
 
 
 def test_the_trivial_loss_of_an_epoch_is_the_mean_over_its_batches(run, lfw):
